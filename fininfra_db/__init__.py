@@ -1,0 +1,80 @@
+"""fininfra-db: the database manager of fin-infra applications.
+
+The names below are loaded when they are first used, so that importing the package costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fininfra_db.database import Database
+    from fininfra_db.errors import FininfraDbError
+    from fininfra_db.models import (
+        Account,
+        BankConnection,
+        Base,
+        Budget,
+        Document,
+        Goal,
+        NetWorthSnapshot,
+        Transaction,
+        User,
+    )
+    from fininfra_db.security import decrypt_field, encrypt_field, generate_key
+    from fininfra_db.session import get_async_session, get_engine
+    from fininfra_db.settings import Settings, load_settings
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Account": "models",
+    "BankConnection": "models",
+    "Base": "models",
+    "Budget": "models",
+    "Database": "database",
+    "Document": "models",
+    "FininfraDbError": "errors",
+    "Goal": "models",
+    "NetWorthSnapshot": "models",
+    "Settings": "settings",
+    "Transaction": "models",
+    "User": "models",
+    "decrypt_field": "security",
+    "encrypt_field": "security",
+    "generate_key": "security",
+    "get_async_session": "session",
+    "get_engine": "session",
+    "load_settings": "settings",
+}
+
+__all__ = [
+    "Account",
+    "BankConnection",
+    "Base",
+    "Budget",
+    "Database",
+    "Document",
+    "FininfraDbError",
+    "Goal",
+    "NetWorthSnapshot",
+    "Settings",
+    "Transaction",
+    "User",
+    "decrypt_field",
+    "encrypt_field",
+    "generate_key",
+    "get_async_session",
+    "get_engine",
+    "load_settings",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'fininfra_db' has no attribute {name!r}")
+    return getattr(import_module(f"fininfra_db.{home}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

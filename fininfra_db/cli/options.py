@@ -1,0 +1,117 @@
+"""The options that every command takes, declared once, and how a command comes to have them."""
+
+import functools
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from typer.core import TyperCommand
+
+from fininfra_db.errors import FininfraDbError
+
+_RELATIVE: Final = re.compile(r"-\d+")
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """One call of one command, and what its shared options say."""
+
+    command: str
+    project_root: Path | None = None
+    sql_url: str | None = None
+    env_file: Path | None = None
+    json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+    debug: bool = False
+
+
+def _shared(
+    project_root: Annotated[
+        Path | None, typer.Option("--project-root", "-C", help="The project's folder. Default: the nearest with alembic.ini.")
+    ] = None,
+    sql_url: Annotated[str | None, typer.Option("--sql-url", help="The database URL. Default: SQL_URL.")] = None,
+    env_file: Annotated[Path | None, typer.Option("--env-file", help="Read this file instead of .env.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print no notes.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print more.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Print the traceback of an error.")] = False,
+) -> None: ...
+
+
+class Command(TyperCommand):
+    """A command on which ``-1`` is a revision and not an option."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, _relative_last(args, self._options_with_value()))
+
+    def _options_with_value(self) -> set[str]:
+        options = (parameter for parameter in self.params if parameter.param_type_name == "option")
+        return {name for option in options if not getattr(option, "is_flag", False) for name in option.opts}
+
+
+def _relative_last(args: list[str], options_with_value: set[str]) -> list[str]:
+    """Move a bare ``-1`` behind ``--``, where the parser takes it for an argument; any other unknown option stays one."""
+    if "--" in args:
+        return args
+    is_value = [False, *(previous in options_with_value for previous in args)]
+    relative = [index for index, arg in enumerate(args) if _RELATIVE.fullmatch(arg) and not is_value[index]]
+    if not relative:
+        return args
+    rest = [arg for index, arg in enumerate(args) if index not in relative]
+    return [*rest, "--", *(args[index] for index in relative)]
+
+
+def command(app: typer.Typer, name: str, *, panel: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a command: its own signature plus the shared options, which reach it as ``ctx.obj``, an ``Invocation``."""
+    shared = inspect.signature(_shared).parameters
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def run(**values: Any) -> None:
+            context: typer.Context = values["ctx"]
+            path = context.command_path.split(" ", 1)[-1]
+            context.obj = Invocation(command=path, **{key: values.pop(key) for key in shared})
+            function(**values)
+
+        own = inspect.signature(function)
+        parameters = [*own.parameters.values(), *shared.values()]
+        run.__signature__ = own.replace(  # type: ignore[attr-defined]  # what inspect.signature, and so Typer, looks at first
+            parameters=[parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+        )
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        app.command(name, cls=Command, rich_help_panel=panel)(run)
+        return function
+
+    return register
+
+
+def complete_revision(ctx: typer.Context, incomplete: str) -> Iterator[tuple[str, str]]:
+    """Shell completion of revision identifiers, from the headers of the files; silent when there is no project."""
+    from fininfra_db.migrate.config import find_project
+    from fininfra_db.settings import load_settings
+
+    try:
+        settings = load_settings(project_root=ctx.params.get("project_root"), sql_url="sqlite://")
+        history = find_project(settings).history()
+    except FininfraDbError:
+        return
+    yield from (
+        (name, word) for name, word in (("head", "the latest"), ("heads", "all heads"), ("base", "nothing")) if name.startswith(incomplete)
+    )
+    yield from ((info.revision, info.message) for info in history.revisions.values() if info.revision.startswith(incomplete))
+
+
+Revision = Annotated[str, typer.Argument(help="head, base, +1, -1, a revision or its beginning.", autocompletion=complete_revision)]
+Revisions = Annotated[list[str], typer.Argument(help="Revisions, or heads for all.", autocompletion=complete_revision)]
+Sql = Annotated[bool, typer.Option("--sql", help="Print the SQL instead of running it; takes from:to.")]
+Tag = Annotated[str | None, typer.Option("--tag", help="A word for env.py's get_tag_argument().")]
+Message = Annotated[str | None, typer.Option("--message", "-m", help="The message of the revision.")]
+BranchLabel = Annotated[str | None, typer.Option("--branch-label", help="A branch label for the revision.")]
+RevId = Annotated[str | None, typer.Option("--rev-id", help="The identifier, instead of a new one.")]
+Splice = Annotated[bool, typer.Option("--splice", help="Allow a parent that is not a head.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]

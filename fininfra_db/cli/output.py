@@ -1,0 +1,122 @@
+"""Two streams and one JSON object: the answer goes to stdout, everything else to stderr."""
+
+import dataclasses
+import json
+import os
+import sys
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, TextIO
+
+from fininfra_db.cli.options import Invocation
+from fininfra_db.cli.views import View, view
+from fininfra_db.errors import FininfraDbError
+from fininfra_db.results import Finding, Result, Step
+from fininfra_db.settings import Settings
+
+Described = dict[str, str] | None
+"""The database as the JSON shows it: ``dialect``, ``url`` without the password, ``source``."""
+
+
+class Output:
+    """What one command prints."""
+
+    def __init__(self, invocation: Invocation) -> None:
+        self.invocation = invocation
+        self.settings: Settings | None = None
+        self.database: Described = None
+
+    def target(self) -> None:
+        """Say which database this is about, and who said so."""
+        if self.database is not None:
+            self.note(f"database: {self.database['url']} (from {self.database['source']})")
+
+    def note(self, text: str) -> None:
+        """Something beside the answer."""
+        if not (self.invocation.quiet or self.invocation.json):
+            self._err(text)
+
+    def step(self, step: Step) -> None:
+        """A revision begins to run: shown to a person who watches, and with ``-v``."""
+        if sys.stderr.isatty() or self.invocation.verbose:
+            self.note(f"{'Applying' if step.direction == 'up' else 'Reverting'} {step.revision} {step.message}")
+
+    def result(self, result: Result) -> None:
+        """The answer of a command that did what it was asked for."""
+        if self.invocation.json:
+            self._document(not result.findings, result, result.findings[0] if result.findings else None)
+            return
+        shown = view(result, verbose=self.invocation.verbose)
+        if shown.is_answer or not self.invocation.quiet:
+            _print(shown, sys.stdout)
+        for warning in result.warnings:
+            self.note(f"Warning: {warning}")
+        for finding in result.findings:
+            self._err(_with_hint(finding.message, finding.hint))
+
+    def error(self, error: FininfraDbError) -> None:
+        """A command that did not do what it was asked for."""
+        message = self.redact(error.message)
+        if self.invocation.json:
+            self._document(False, None, Finding(error.code, message, error.hint))
+        else:
+            self._err(_with_hint(f"Error: {message}", error.hint))
+
+    def redact(self, text: str) -> str:
+        """``text`` without the secrets of this run's settings."""
+        return self.settings.redact(text) if self.settings is not None else text
+
+    def _document(self, ok: bool, result: Result | None, error: Finding | None) -> None:
+        document = {
+            "ok": ok,
+            "command": self.invocation.command,
+            "database": self.database,
+            "result": None if result is None else dataclasses.asdict(result),
+            "error": None if error is None else dataclasses.asdict(error),
+        }
+        print(json.dumps(document, default=_plain, ensure_ascii=False))
+
+    def _err(self, text: str) -> None:
+        print(self.redact(text), file=sys.stderr)
+
+
+def usage_error(command: str, message: str) -> None:
+    """The JSON of a command line that could not be parsed, when it asked for JSON."""
+    output = Output(Invocation(command=command, json=True))
+    output._document(False, None, Finding("usage", message, f"See 'fininfra-db {command} --help'.".replace("  ", " ")))
+
+
+def is_fancy(stream: TextIO) -> bool:
+    """Whether colours and tables will be seen: a terminal that can, and nobody who asked for plain text."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
+
+
+def _print(shown: View, stream: TextIO) -> None:
+    if shown.grid is None or not is_fancy(stream):
+        for line in shown.lines:
+            print(line, file=stream)
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in shown.grid.columns:
+        table.add_column(column, overflow="fold")
+    for row in shown.grid.rows:
+        table.add_row(*(Text(cell) for cell in row))
+    Console(file=stream, markup=False, highlight=False).print(table)
+
+
+def _with_hint(message: str, hint: str | None) -> str:
+    return f"{message}\n  {hint}" if hint else message
+
+
+def _plain(value: Any) -> str:
+    """What JSON has no word for: amounts as strings, instants as RFC 3339 in UTC, paths as text."""
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    if isinstance(value, Decimal | Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form here")

@@ -1,0 +1,121 @@
+"""From an invocation to an exit code: the one boundary where errors become text."""
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import typer
+
+from fininfra_db.cli.options import Invocation
+from fininfra_db.cli.output import Output
+from fininfra_db.errors import ConfigurationError, ConfirmationRequired, DatabaseFailed, FininfraDbError, Refused
+from fininfra_db.results import Result
+from fininfra_db.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from fininfra_db.database import Database
+
+R = TypeVar("R", bound=Result)
+Operation = Callable[["Database"], Coroutine[Any, Any, Result]]
+
+_FOUND_WORK = 3
+_INTERRUPTED = 130
+
+
+def perform(ctx: typer.Context, operation: Operation, *, question: str | None = None, yes: bool = False) -> None:
+    """Run one operation and end the process with its exit code.
+
+    ``question`` is put to the person before a destructive operation, with ``{database}`` filled in; without a terminal
+    it is a refusal that names ``--yes``.
+    """
+
+    def work(output: Output) -> Result:
+        settings = _settings(ctx.obj)
+        output.settings = settings
+        output.database = _describe(settings)
+        output.target()
+        if question is not None and not yes:
+            _ask(question, output)
+        from fininfra_db.database import Database
+
+        return asyncio.run(operation(Database(settings, observer=output.step)))
+
+    answer(ctx, work)
+
+
+def answer(ctx: typer.Context, work: Callable[[Output], Result]) -> None:
+    """Print what ``work`` returns or raises, and end the process with its exit code."""
+    invocation: Invocation = ctx.obj
+    output = Output(invocation)
+    _configure_logging(invocation)
+    try:
+        result = work(output)
+        output.result(result)
+    except FininfraDbError as error:
+        raise typer.Exit(_fail(output, error, error)) from None
+    except KeyboardInterrupt as error:
+        interrupted = FininfraDbError(
+            "Interrupted. What was not committed was rolled back.", "Run 'fininfra-db current' to see where it is."
+        )
+        _fail(output, interrupted, error)
+        raise typer.Exit(_INTERRUPTED) from None
+    except Exception as error:  # the last boundary: what nobody foresaw is still one message and no secret
+        raise typer.Exit(_fail(output, _unforeseen(error), error)) from None
+    raise typer.Exit(_FOUND_WORK if result.findings else 0)
+
+
+def _settings(invocation: Invocation) -> Settings:
+    return load_settings(project_root=invocation.project_root, sql_url=invocation.sql_url, env_file=invocation.env_file)
+
+
+def _describe(settings: Settings) -> dict[str, str] | None:
+    """The database without its secrets; None when the URL is not one, which only matters once it is used."""
+    from fininfra_db.dialects import target_of
+
+    try:
+        target = target_of(settings)
+    except ConfigurationError:
+        return None
+    return {"dialect": target.dialect.name, "url": target.display, "source": target.source}
+
+
+def _ask(question: str, output: Output) -> None:
+    where = output.database["url"] if output.database else "the database"
+    if not (sys.stdin.isatty() and sys.stderr.isatty()) or output.invocation.json:
+        raise ConfirmationRequired(
+            f"This needs a confirmation and there is no terminal to ask on. Nothing was changed in {where}.",
+            "Add --yes to go on without asking.",
+        )
+    if not typer.confirm(question.format(database=where), err=True):
+        raise Refused("Not confirmed. Nothing was changed.")
+
+
+def _unforeseen(error: Exception) -> FininfraDbError:
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from fininfra_db.dialects.base import first_line
+
+    hint = "Run the command again with --debug for the traceback."
+    if isinstance(error, SQLAlchemyError):
+        return DatabaseFailed(f"The database refused a statement, and its transaction was rolled back: {first_line(error)}", hint)
+    return FininfraDbError(f"{type(error).__name__}: {first_line(error)}", hint)
+
+
+def _fail(output: Output, shown: FininfraDbError, error: BaseException) -> int:
+    output.error(shown)
+    if output.invocation.debug:
+        import traceback
+
+        cause = error.__cause__ or error
+        print(output.redact("".join(traceback.format_exception(cause))), file=sys.stderr)
+    return shown.exit_code
+
+
+def _configure_logging(invocation: Invocation) -> None:
+    """With ``-v``, what Alembic logs about its plans; a library would leave this to its caller, a program decides."""
+    if invocation.verbose:
+        import logging
+
+        logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(name)s: %(message)s")
+        logging.getLogger("alembic").setLevel(logging.INFO)

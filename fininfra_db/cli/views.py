@@ -1,0 +1,171 @@
+"""Each result in words. On a terminal a grid becomes a table; in a pipe the lines are printed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import singledispatch
+from pathlib import Path
+
+from fininfra_db.results import (
+    Checked,
+    Current,
+    Initialized,
+    KeyGenerated,
+    Migrated,
+    Reset,
+    Result,
+    Revised,
+    RevisionInfo,
+    Revisions,
+    Script,
+    Seeded,
+    SetUp,
+    Stamped,
+    TablesCreated,
+)
+
+_NOTHING = "Nothing to do."
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Rows of cells below column titles."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class View:
+    """A result in words. ``is_answer``: it was asked for, so ``--quiet`` does not keep it back."""
+
+    lines: tuple[str, ...]
+    grid: Grid | None = None
+    is_answer: bool = False
+
+
+def view(result: Result, *, verbose: bool = False) -> View:
+    """The words for a result."""
+    if verbose and isinstance(result, Revisions | Current):
+        return View(tuple(line for info in result.revisions for line in _details(info)), is_answer=True)
+    return _view(result)
+
+
+@singledispatch
+def _view(result: Result) -> View:
+    raise TypeError(f"no view for {type(result).__name__}")
+
+
+@_view.register
+def _(result: Initialized) -> View:
+    return View(_written(result.written) or (_NOTHING,))
+
+
+@_view.register
+def _(result: Revised) -> View:
+    return View(_written(result.paths) or ("Nothing to do: the models and the database agree.",))
+
+
+@_view.register
+def _(result: Migrated) -> View:
+    if not result.steps:
+        return View((f"Nothing to do: the database is at {_versions(result.after)}.",))
+    verb = "applied" if result.steps[0].direction == "up" else "reverted"
+    lines = tuple(f"{verb} {step.revision} {step.message} ({step.seconds:.2f} s)" for step in result.steps)
+    return View((*lines, f"The database is at {_versions(result.after)}."))
+
+
+@_view.register
+def _(result: Script) -> View:
+    return View((result.sql.rstrip("\n"),), is_answer=True)
+
+
+@_view.register
+def _(result: Current) -> View:
+    lines = tuple(f"{info.revision}{_marks(info, current=False)}" for info in result.revisions)
+    lines += tuple(f"{name} (unknown)" for name in result.unknown)
+    return View(lines or ("base: no revision is applied",), is_answer=True)
+
+
+@_view.register
+def _(result: Revisions) -> View:
+    lines = tuple(
+        f"{', '.join(info.down_revisions) or '<base>'} -> {info.revision}{_marks(info)}, {info.message}".rstrip(", ")
+        for info in result.revisions
+    )
+    rows = tuple(
+        (info.revision, ", ".join(info.down_revisions) or "base", _marks(info).strip(), info.created or "", info.message)
+        for info in result.revisions
+    )
+    return View(
+        lines or ("There is no revision yet.",),
+        Grid(("revision", "parent", "", "created", "message"), rows) if rows else None,
+        is_answer=True,
+    )
+
+
+@_view.register
+def _(result: Stamped) -> View:
+    return View((f"Stamped {_versions(result.after)} (was {_versions(result.before)}). No revision was run.",))
+
+
+@_view.register
+def _(result: Checked) -> View:
+    return View(() if result.findings else ("One head, nothing pending, and the models agree with the database.",), is_answer=True)
+
+
+@_view.register
+def _(result: SetUp) -> View:
+    lines = _written(result.initialized.written) + (("created the database",) if result.database_created else ())
+    return View(lines + _written(result.revised.paths) + _view(result.migrated).lines)
+
+
+@_view.register
+def _(result: Seeded) -> View:
+    total = sum(result.rows.values())
+    what = f"{result.inserted} new of {total} rows" if result.rows else "done"
+    lines = (*(f"{table} {count}" for table, count in result.rows.items()), f"Seed {result.seed}: {what}.")
+    return View(lines)
+
+
+@_view.register
+def _(result: Reset) -> View:
+    dropped = f"dropped {', '.join(result.dropped)}" if result.dropped else "there was nothing to drop"
+    seeded = _view(result.seeded).lines if result.seeded else ()
+    return View((dropped, *_view(result.migrated).lines, *seeded))
+
+
+@_view.register
+def _(result: TablesCreated) -> View:
+    return View(tuple(f"created {name}" for name in result.created) or (_NOTHING,))
+
+
+@_view.register
+def _(result: KeyGenerated) -> View:
+    return View((result.key,), is_answer=True)
+
+
+def _details(info: RevisionInfo) -> Sequence[str]:
+    rows = (
+        ("Revision", f"{info.revision}{_marks(info)}"),
+        ("Parent", ", ".join(info.down_revisions) or "<base>"),
+        ("Depends on", ", ".join(info.depends_on)),
+        ("Branch labels", ", ".join(info.branch_labels)),
+        ("Created", info.created or ""),
+        ("Path", str(info.path)),
+        ("Message", info.message),
+    )
+    return [*(f"{name}: {text}" for name, text in rows if text), ""]
+
+
+def _marks(info: RevisionInfo, *, current: bool = True) -> str:
+    labels = f" ({', '.join(info.branch_labels)})" if info.branch_labels else ""
+    marks = labels + (" (head)" if info.is_head else "")
+    return marks + (" (current)" if current and info.is_current else "")
+
+
+def _written(paths: Sequence[Path]) -> tuple[str, ...]:
+    return tuple(f"wrote {path}" for path in paths)
+
+
+def _versions(versions: Sequence[str]) -> str:
+    return ", ".join(versions) or "base"

@@ -1,0 +1,199 @@
+"""``Database``: one asynchronous method for each verb of the command line.
+
+It composes and does nothing else: settings come in, results come out, errors are raised. It can be called inside a
+running event loop, prints nothing, and touches neither logging nor the environment.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fininfra_db.errors import ProjectNotFound
+from fininfra_db.migrate import runner
+from fininfra_db.migrate.config import Project, find_project
+from fininfra_db.migrate.scaffold import DEFAULT_DIRECTORY, scaffold
+from fininfra_db.results import (
+    Checked,
+    Current,
+    Initialized,
+    Migrated,
+    Reset,
+    Revised,
+    Revisions,
+    Script,
+    Seeded,
+    SetUp,
+    Stamped,
+    TablesCreated,
+)
+from fininfra_db.session import ensure_database
+from fininfra_db.settings import Settings, load_settings, reread_project
+
+if TYPE_CHECKING:
+    from fininfra_db.migrate.authoring import Draft
+
+DEFAULT_SEED = "household"
+
+
+class Database:
+    """The database of one project.
+
+    ``settings`` default to those of the process: environment, ``.env``, ``alembic.ini``. ``observer`` is told of each
+    revision as it begins to run. Every method may raise ``ConfigurationError`` and ``DatabaseUnreachable``; the others
+    are named where they come from.
+    """
+
+    def __init__(self, settings: Settings | None = None, *, observer: runner.Observer | None = None) -> None:
+        self.settings = settings or load_settings()
+        self._observer = observer
+
+    async def init(self, directory: str = DEFAULT_DIRECTORY, *, models: tuple[str, ...] = (), package: bool = False) -> Initialized:
+        """Write the files of a new project; nothing that is there already."""
+        initialized = scaffold(self.settings, directory=directory, models=models, package=package)
+        self.settings = reread_project(self.settings)
+        return initialized
+
+    async def revision(self, draft: "Draft") -> Revised:
+        """Write a revision file. See :class:`fininfra_db.migrate.authoring.Draft` for the options."""
+        from fininfra_db.migrate.authoring import write_revision
+
+        return await write_revision(self._project(), draft)
+
+    async def merge(
+        self,
+        revisions: tuple[str, ...] = ("heads",),
+        *,
+        message: str | None = None,
+        branch_label: str | None = None,
+        rev_id: str | None = None,
+        splice: bool = False,
+    ) -> Revised:
+        """Write a revision that joins several heads."""
+        from fininfra_db.migrate.authoring import merge
+
+        return merge(self._project(), revisions, message=message, branch_label=branch_label, rev_id=rev_id, splice=splice)
+
+    async def upgrade(self, revision: str = "head", *, tag: str | None = None) -> Migrated:
+        """Apply the revisions up to ``revision``."""
+        return await runner.upgrade(self._project(), revision, tag=tag, observer=self._observer)
+
+    async def upgrade_script(self, revision: str = "head", *, tag: str | None = None) -> Script:
+        """The SQL of an upgrade to ``revision``, or of ``from:to``; no database is contacted."""
+        return runner.render_upgrade(self._project(), revision, tag)
+
+    async def downgrade(self, revision: str, *, tag: str | None = None) -> Migrated:
+        """Revert the revisions above ``revision``; ``base`` reverts all."""
+        return await runner.downgrade(self._project(), revision, tag=tag, observer=self._observer)
+
+    async def downgrade_script(self, revision: str, *, tag: str | None = None) -> Script:
+        """The SQL of a downgrade ``from:to``; no database is contacted."""
+        return runner.render_downgrade(self._project(), revision, tag)
+
+    async def stamp(self, *revisions: str, purge: bool = False, tag: str | None = None) -> Stamped:
+        """Write ``revisions`` into the version table without running them."""
+        return await runner.stamp(self._project(), revisions, purge=purge, tag=tag)
+
+    async def stamp_script(self, *revisions: str, tag: str | None = None) -> Script:
+        """The SQL of a stamp; no database is contacted."""
+        return runner.render_stamp(self._project(), revisions, tag)
+
+    async def current(self, *, check_heads: bool = False) -> Current:
+        """Where the database is. ``check_heads`` makes a finding of what is pending."""
+        from fininfra_db.migrate.looking import look_at_current
+
+        project = self._project()
+        return look_at_current(project.history(), await runner.read_versions(project), check_heads=check_heads)
+
+    async def history(self, rev_range: str | None = None, *, indicate_current: bool = False) -> Revisions:
+        """The revisions of ``[start]:[end]``, newest first; ``current`` stands for the database's revision."""
+        from fininfra_db.migrate.looking import look_at_history
+        from fininfra_db.migrate.lookup import names_current
+
+        project = self._project()
+        versions = await runner.read_versions(project) if indicate_current or names_current(rev_range) else None
+        return look_at_history(project.history(), rev_range, versions)
+
+    async def heads(self, *, resolve_dependencies: bool = False) -> Revisions:
+        """The revisions that nothing follows."""
+        from fininfra_db.migrate.looking import look_at_heads
+
+        return look_at_heads(self._project().history(), resolve_dependencies=resolve_dependencies)
+
+    async def show(self, revision: str) -> Revisions:
+        """The revisions that a name stands for; ``current`` is the database's."""
+        from fininfra_db.migrate.lookup import find_revisions
+
+        project = self._project()
+        history = project.history()
+        if revision != "current":
+            return Revisions(revisions=find_revisions(history, revision))
+        versions = await runner.read_versions(project)
+        runner.refuse_unknown(history, versions)
+        return Revisions(revisions=tuple(history.revisions[version] for version in versions))
+
+    async def check(self) -> Checked:
+        """Whether the history has one head, the database is at it, and the models agree with the database."""
+        from fininfra_db.migrate.looking import check
+
+        return await check(self._project())
+
+    async def setup_and_migrate(self) -> SetUp:
+        """Take a database from nothing to head: files, database, first revision, upgrade. Run again, it changes nothing."""
+        initialized = await self.init()
+        created = await ensure_database(self.settings)
+        revised = await self._first_revision()
+        migrated = await self.upgrade()
+        return SetUp(
+            initialized=initialized,
+            database_created=created,
+            revised=revised,
+            migrated=migrated,
+            warnings=initialized.warnings + await self._what_models_add(),
+        )
+
+    async def create_tables(self) -> TablesCreated:
+        """Create the tables of the models without migrations, for a database that will be thrown away."""
+        from fininfra_db.migrate.tables import create_tables
+
+        return await create_tables(self.settings)
+
+    async def seed(self, name: str = DEFAULT_SEED) -> Seeded:
+        """Write the rows of a seed: ``household``, or ``module:callable`` of the project. Twice gives the same rows."""
+        from fininfra_db.data.loader import seed_callable, seed_household
+
+        if name == DEFAULT_SEED:
+            return await seed_household(self.settings)
+        return await seed_callable(self.settings, name)
+
+    async def reset(self, *, seed: str | None = None) -> Reset:
+        """Drop what the project owns, migrate again, and write ``seed`` if one is named. Data is lost."""
+        from fininfra_db.migrate.tables import drop_owned_tables
+
+        dropped = await drop_owned_tables(self._project())
+        made = await self.setup_and_migrate()
+        seeded = await self.seed(seed) if seed else None
+        return Reset(dropped=dropped, migrated=made.migrated, seeded=seeded, warnings=made.warnings)
+
+    async def _first_revision(self) -> Revised:
+        project = self._project()
+        if not project.is_ours or project.history().revisions:
+            return Revised()
+        from fininfra_db.migrate.authoring import write_first_revision
+
+        return await write_first_revision(project)
+
+    async def _what_models_add(self) -> tuple[str, ...]:
+        if not self._project().is_ours:
+            return ()
+        drift = (await self.check()).drift
+        if not drift:
+            return ()
+        return (
+            f"The models differ from the database: {'; '.join(drift)}. "
+            "Run 'fininfra-db revision --autogenerate -m \"...\"', then 'fininfra-db upgrade'.",
+        )
+
+    def _project(self) -> Project:
+        project = find_project(self.settings)
+        if not Path(project.location).is_dir():
+            raise ProjectNotFound(f"The migrations folder does not exist: {project.location}", "Run 'fininfra-db init'.")
+        return project

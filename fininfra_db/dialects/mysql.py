@@ -1,0 +1,68 @@
+"""MySQL and MariaDB, through aiomysql (or asyncmy, when the URL names it)."""
+
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Any, Final
+
+from sqlalchemy import URL, Connection, Engine, event, text
+from sqlalchemy.exc import DBAPIError
+
+from fininfra_db.dialects.base import Dialect, Features
+from fininfra_db.dialects.tls import tls_of
+from fininfra_db.errors import DatabaseUnreachable
+
+_UNKNOWN_DATABASE: Final = 1049
+_LONGEST_LOCK_NAME: Final = 64
+
+
+class MysqlDialect(Dialect):
+    name = "mysql"
+    label = "MySQL/MariaDB"
+    features = Features(transactional_ddl=False, transaction_per_revision=True, has_server=True)
+    drivers = ("aiomysql", "asyncmy")
+    extra = "mysql"
+    maintenance_database = "information_schema"
+
+    def driver_arguments(self, url: URL, query: Mapping[str, str], timeout: float | None) -> tuple[URL, dict[str, Any]]:
+        arguments: dict[str, Any] = {"connect_timeout": timeout}
+        if "charset" not in query:
+            arguments["charset"] = "utf8mb4"
+        tls = tls_of(query)
+        if tls.mode not in (None, "disable"):
+            arguments["ssl"] = tls.context()
+        return url, arguments
+
+    def insist_on_tls(self, engine: Engine) -> None:
+        """The driver goes on in plain text when the server offers no TLS; ask the session what it got."""
+
+        @event.listens_for(engine, "connect")
+        def look(dbapi_connection: Any, _record: Any) -> None:
+            cursor = dbapi_connection.cursor()
+            cursor.execute("SHOW SESSION STATUS LIKE 'Ssl_cipher'")
+            row = cursor.fetchone()
+            cursor.close()
+            if not row or not row[1]:
+                raise DatabaseUnreachable(
+                    "The URL requires TLS and the server offers none; the connection was closed.",
+                    "Turn TLS on at the server, or use sslmode=disable on a network that you trust.",
+                )
+
+    def says_missing(self, error: BaseException) -> bool:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        return _UNKNOWN_DATABASE in getattr(cause, "args", ())[:1]
+
+    def create_database(self, connection: Connection, name: str) -> None:
+        quoted = connection.dialect.identifier_preparer.quote_identifier(name)
+        connection.exec_driver_sql(f"CREATE DATABASE IF NOT EXISTS {quoted} CHARACTER SET utf8mb4 COLLATE utf8mb4_bin")
+
+    def try_lock(self, connection: Connection) -> bool:
+        return bool(connection.scalar(text("SELECT GET_LOCK(:name, 0)"), {"name": _lock_name(connection)}))
+
+    def unlock(self, connection: Connection) -> None:
+        connection.execute(text("SELECT RELEASE_LOCK(:name)"), {"name": _lock_name(connection)})
+
+
+def _lock_name(connection: Connection) -> str:
+    """Lock names are shared by the whole server and at most 64 characters long."""
+    name = f"fininfra-db:{connection.engine.url.database}"
+    return name if len(name) <= _LONGEST_LOCK_NAME else f"fininfra-db:{sha256(name.encode()).hexdigest()[:40]}"

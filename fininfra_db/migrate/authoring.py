@@ -1,0 +1,155 @@
+"""Writing revision files: ``revision``, ``merge`` and the first revision of a project."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from alembic.autogenerate import render_python_code
+from alembic.autogenerate.api import RevisionContext
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import Script, ScriptDirectory
+from alembic.util import rev_id as random_identifier
+from sqlalchemy import create_engine
+
+from fininfra_db.errors import MultipleHeads, NotAtHead, OptionsInvalid
+from fininfra_db.migrate.config import Project, alembic_config
+from fininfra_db.migrate.drift import is_empty, refuse_drops
+from fininfra_db.migrate.environment import execute, execute_on, load_scripts
+from fininfra_db.migrate.lookup import alembic_errors
+from fininfra_db.migrate.rendering import render_item
+from fininfra_db.migrate.runner import read_versions, refuse_unknown
+from fininfra_db.results import Revised
+
+FIRST_MESSAGE = "initial schema"
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What a revision file is to be: the options of ``alembic revision``, in its words."""
+
+    message: str | None = None
+    autogenerate: bool = False
+    allow_drop: bool = False
+    head: str = "head"
+    splice: bool = False
+    branch_label: str | None = None
+    version_path: str | None = None
+    rev_id: str | None = None
+    depends_on: tuple[str, ...] = ()
+
+
+async def write_revision(project: Project, draft: Draft) -> Revised:
+    """Write a revision file; with ``autogenerate``, one that makes the database what the models say.
+
+    Raises ``NotAtHead`` when the database is not at head, ``Refused`` when the revision would drop a table or column and
+    ``allow_drop`` is not set. Nothing is written when there is nothing to do.
+    """
+    config = alembic_config(project, autogenerate=draft.autogenerate, allow_drop=draft.allow_drop)
+    scripts = load_scripts(config)
+    author = _author(config, scripts, draft)
+    if draft.autogenerate:
+        await _require_head(project)
+        await _compare(project, config, author, draft)
+        if is_empty(author.generated_revisions):
+            return Revised()
+    with alembic_errors():
+        return _revised(list(author.generate_scripts()))
+
+
+async def write_first_revision(project: Project) -> Revised:
+    """Write the revision that creates every table of the models, unless the project has a revision already.
+
+    The models are compared with an empty database in memory, so the file depends on nothing but them. So does its
+    identifier: the same models make the same first revision everywhere.
+    """
+    if project.history().revisions:
+        return Revised()
+    config = alembic_config(project, autogenerate=True)
+    draft = Draft(message=FIRST_MESSAGE, autogenerate=True)
+    author = _author(config, load_scripts(config), draft)
+    engine = create_engine("sqlite://")
+    try:
+        with engine.connect() as connection:
+            execute_on(connection, config, _comparing(author))
+    finally:
+        engine.dispose()
+    for script in author.generated_revisions:
+        assert script.upgrade_ops is not None
+        code = render_python_code(script.upgrade_ops, render_item=render_item)
+        script.rev_id = sha256(code.encode()).hexdigest()[:12]
+    return _revised(list(author.generate_scripts()))
+
+
+def merge(
+    project: Project,
+    revisions: tuple[str, ...],
+    *,
+    message: str | None = None,
+    branch_label: str | None = None,
+    rev_id: str | None = None,
+    splice: bool = False,
+) -> Revised:
+    """Write a revision that joins ``revisions`` (``heads`` for all of them) into one head."""
+    scripts = load_scripts(alembic_config(project))
+    if revisions == ("heads",) and len(scripts.get_heads()) < 2:
+        return Revised()
+    with alembic_errors():
+        script = scripts.generate_revision(
+            rev_id or random_identifier(), message, refresh=True, head=revisions, branch_labels=branch_label, splice=splice
+        )
+    return _revised([script])
+
+
+def _author(config: Config, scripts: ScriptDirectory, draft: Draft) -> RevisionContext:
+    arguments: dict[str, Any] = {
+        "message": draft.message,
+        "autogenerate": draft.autogenerate,
+        "sql": False,
+        "head": draft.head,
+        "splice": draft.splice,
+        "branch_label": draft.branch_label,
+        "version_path": draft.version_path,
+        "rev_id": draft.rev_id,
+        "depends_on": draft.depends_on or None,
+    }
+    return RevisionContext(config, scripts, arguments)
+
+
+async def _require_head(project: Project) -> None:
+    history = project.history()
+    if len(history.heads) > 1:
+        raise MultipleHeads(
+            f"The history has several heads: {', '.join(history.heads)}. Nothing was written.", "Join them with 'fininfra-db merge heads'."
+        )
+    versions = await read_versions(project)
+    refuse_unknown(history, versions)
+    if not history.is_at_head(versions):
+        raise NotAtHead(
+            f"The database is at {', '.join(versions) or 'no revision'} and the history at {', '.join(history.heads)}: "
+            "what is pending would be written a second time. Nothing was written.",
+            "Run 'fininfra-db upgrade' first.",
+        )
+
+
+async def _compare(project: Project, config: Config, author: RevisionContext, draft: Draft) -> None:
+    await execute(project, _comparing(author), "reading", config, template_args=author.template_args, revision_context=author)
+    if not draft.allow_drop and not project.is_ours:
+        refuse_drops(author.generated_revisions)
+
+
+def _comparing(author: RevisionContext) -> Any:
+    def work(versions: tuple[str, ...], context: MigrationContext) -> Iterable[Any]:
+        author.run_autogenerate(versions, context)
+        return ()
+
+    return work
+
+
+def _revised(scripts: list[Script | None]) -> Revised:
+    written = [script for script in scripts if script is not None]
+    if not written:
+        raise OptionsInvalid("The revision identifier is taken by a file that was there before.", "Choose another --rev-id.")
+    return Revised(paths=tuple(Path(script.path) for script in written), revisions=tuple(script.revision for script in written))

@@ -1,0 +1,179 @@
+"""A project's Alembic configuration: where its files are, and the ``Config`` object that Alembic works from."""
+
+import sys
+import tomllib
+from argparse import Namespace
+from dataclasses import dataclass
+from functools import cached_property
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from fininfra_db.errors import ConfigurationError, ModelsNotLoaded, ProjectNotFound
+from fininfra_db.migrate.history import History, read_history
+from fininfra_db.settings import INI_NAME, INI_SECTION, Settings, read_ini
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+    from sqlalchemy import MetaData
+
+PYPROJECT: Final = "pyproject.toml"
+_OUR_ENVIRONMENT: Final = "fininfra_db.migrate.environment"
+
+
+@dataclass(frozen=True)
+class Project:
+    """A folder with migrations. ``location`` holds ``env.py``; ``versions`` are the folders of revision files."""
+
+    settings: Settings
+    location: Path
+    versions: tuple[Path, ...]
+    recursive: bool = False
+
+    @property
+    def env_path(self) -> Path:
+        return self.location / "env.py"
+
+    @cached_property
+    def is_ours(self) -> bool:
+        """Whether ``env.py`` is this package's; else it is the user's own and decides how to connect."""
+        return _OUR_ENVIRONMENT in self._env_source
+
+    @cached_property
+    def is_asynchronous(self) -> bool:
+        """Whether a foreign ``env.py`` runs an event loop of its own."""
+        return "asyncio" in self._env_source
+
+    @cached_property
+    def has_models(self) -> bool:
+        """Whether the project says which models it has; a foreign Alembic project may not."""
+        return self.is_ours or self.settings.models_source == INI_NAME
+
+    @cached_property
+    def _env_source(self) -> str:
+        try:
+            return self.env_path.read_text(encoding="utf-8")
+        except OSError:
+            raise ProjectNotFound(
+                f"The migrations folder has no env.py: {self.location}",
+                "Run 'fininfra-db init', or correct script_location in alembic.ini.",
+            ) from None
+
+    def history(self) -> History:
+        """The revision files, read but not executed."""
+        return read_history(self.versions, recursive=self.recursive)
+
+
+def find_project(settings: Settings) -> Project:
+    """The migrations of the project root. Raises ``ProjectNotFound`` when there are none."""
+    options = _alembic_options(settings.project_root)
+    if options is None:
+        raise ProjectNotFound(
+            f"There is no {INI_NAME} in {settings.project_root} or above.",
+            "Run 'fininfra-db init' here, or name the project with --project-root.",
+        )
+    root = settings.project_root
+    location = _as_path(options.get("script_location"), root)
+    separators = {"space": None, "newline": "\n", "os": ":" if sys.platform != "win32" else ";"}
+    listed = options.get("version_locations")
+    if isinstance(listed, str):
+        listed = [part.strip() for part in listed.split(separators.get(options.get("path_separator", "space"))) if part.strip()]
+    versions = tuple(_as_path(part, root) for part in listed or ()) or (location / "versions",)
+    recursive = str(options.get("recursive_version_locations", "")).lower() in ("true", "1", "yes", "on")
+    return Project(settings, location, versions, recursive)
+
+
+def _alembic_options(root: Path) -> dict[str, Any] | None:
+    """Alembic's options: those of ``[tool.alembic]`` in pyproject.toml, overridden by ``[alembic]`` in alembic.ini."""
+    ini = read_ini(root / INI_NAME)
+    pyproject = root / PYPROJECT
+    options: dict[str, Any] = {}
+    if pyproject.is_file():
+        try:
+            options = tomllib.loads(pyproject.read_text(encoding="utf-8")).get("tool", {}).get("alembic", {})
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError):
+            raise ConfigurationError(f"{pyproject} is not valid TOML.", "Correct the file; nothing was changed.") from None
+    if not (root / INI_NAME).is_file() and not options:
+        return None
+    return options | (dict(ini["alembic"]) if ini.has_section("alembic") else {})
+
+
+def _as_path(value: Any, root: Path) -> Path:
+    """A path option of Alembic: ``%(here)s`` is the project, a relative path is below it, ``package:folder`` is a resource."""
+    if not isinstance(value, str) or not value:
+        raise ConfigurationError(f"{INI_NAME} has no script_location.", "Add 'script_location = %(here)s/migrations' under [alembic].")
+    text = value.replace("%(here)s", str(root)).replace("%%", "%")
+    package, colon, folder = text.partition(":")
+    if colon and not Path(text).is_absolute():
+        from importlib.resources import files
+
+        make_importable(root)
+        return Path(str(files(package))) / folder
+    return root / text
+
+
+def alembic_config(project: Project, **attributes: Any) -> "Config":
+    """Alembic's ``Config`` for a project, silent and with ``attributes`` for ``env.py``.
+
+    The URL is in there for a foreign ``env.py`` only, which reads it from ``sqlalchemy.url``; ours is handed a connection.
+    """
+    from alembic.config import Config
+
+    from fininfra_db.dialects import target_of
+
+    root = project.settings.project_root
+    pyproject = root / PYPROJECT
+    config = Config(
+        str(root / INI_NAME),
+        toml_file=str(pyproject) if pyproject.is_file() else None,
+        stdout=StringIO(),
+        cmd_opts=Namespace(quiet=True, x=None),
+    )
+    config.set_main_option("script_location", _escape(str(project.location)))
+    if not project.is_ours:
+        config.set_main_option("sqlalchemy.url", _escape(target_of(project.settings).url.render_as_string(hide_password=False)))
+    config.attributes["settings"] = project.settings
+    config.attributes.update(attributes)
+    make_importable(root)
+    return config
+
+
+def load_metadata(settings: Settings) -> "list[MetaData]":
+    """Import the models modules and collect their tables.
+
+    Raises ``ModelsNotLoaded`` for a module that does not import and for models without a table: an empty schema would
+    look like one where everything was dropped.
+    """
+    from importlib import import_module
+
+    from sqlalchemy import MetaData
+
+    make_importable(settings.project_root)
+    found: dict[int, MetaData] = {}
+    for name in settings.models:
+        try:
+            module = import_module(name)
+        except Exception as error:  # importing runs the user's code, which may raise anything
+            raise ModelsNotLoaded(
+                f"The models module {name!r} does not import: {type(error).__name__}: {error}",
+                f"Correct the module, or the 'models' line under [{INI_SECTION}] in {INI_NAME}.",
+            ) from error
+        for value in vars(module).values():
+            metadata = value if isinstance(value, MetaData) else getattr(value, "metadata", None)
+            if isinstance(metadata, MetaData) and metadata.tables:
+                found[id(metadata)] = metadata
+    if not found:
+        raise ModelsNotLoaded(
+            f"No table is defined in {', '.join(settings.models)}.", f"Check the 'models' line under [{INI_SECTION}] in {INI_NAME}."
+        )
+    return list(found.values())
+
+
+def make_importable(root: Path) -> None:
+    """Let the project's own modules be imported, as Alembic's ``prepend_sys_path`` does."""
+    if str(root) not in sys.path:
+        sys.path.insert(0, str(root))
+
+
+def _escape(value: str) -> str:
+    return value.replace("%", "%%")

@@ -1,0 +1,179 @@
+"""How models and database are compared, and what may never come out of it: the dropping of what is not ours."""
+
+import ast
+import functools
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any, Final
+
+from alembic.autogenerate import produce_migrations
+from alembic.config import Config
+from alembic.operations import ops
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Column, DefaultClause
+from sqlalchemy.sql.schema import SchemaItem
+
+from fininfra_db.errors import Refused
+from fininfra_db.types import utc_now
+
+_PLUGINS: Final = ["alembic.autogenerate.*", "alembic.ext.checkconstraint_byname"]
+"""Alembic's comparisons, with the one for named CHECK constraints, which Alembic leaves to be asked for."""
+
+_RESERVED_PREFIX: Final = "fininfra_"
+"""Tables of this program's own, never a matter of the models."""
+
+_TABLE_MAKERS: Final = ("create_table", "rename_table")
+
+
+def comparison_options(config: Config, scripts: ScriptDirectory) -> dict[str, Any]:
+    """The options of ``context.configure`` that decide what autogenerate and ``check`` see."""
+    owned = functools.cache(lambda: tables_made_by(scripts))
+
+    def is_ours(_item: SchemaItem, name: str | None, kind: str, reflected: bool, compare_to: SchemaItem | None) -> bool:
+        if kind != "table" or name is None:
+            return True
+        if name.startswith(_RESERVED_PREFIX):
+            return False
+        return not reflected or compare_to is not None or name in owned()
+
+    def guard(_context: MigrationContext, _revision: Any, directives: list[ops.MigrationScript]) -> None:
+        autogenerate = getattr(config.cmd_opts, "autogenerate", False) or config.attributes.get("autogenerate", False)
+        if not autogenerate:
+            return
+        if is_empty(directives):
+            directives.clear()
+            return
+        if not config.attributes.get("allow_drop", False):
+            refuse_drops(directives)
+        for script in directives:
+            leave_out_indexes_of_dropped_tables(script)
+
+    return {
+        "include_object": is_ours,
+        "compare_type": True,
+        "compare_server_default": _compare_server_default,
+        "autogenerate_plugins": _PLUGINS,
+        "process_revision_directives": guard,
+    }
+
+
+def is_empty(directives: list[ops.MigrationScript]) -> bool:
+    """Whether nothing would be written."""
+    return all(script.upgrade_ops is None or script.upgrade_ops.is_empty() for script in directives)
+
+
+def refuse_drops(directives: list[ops.MigrationScript]) -> None:
+    """Raise ``Refused`` when a table or column would be dropped.
+
+    A model that was not imported looks exactly like a table to drop, and a renamed column like one to drop and one to add.
+    """
+    operations = [operation for script in directives if script.upgrade_ops for operation in _flatten(script.upgrade_ops)]
+    drops = [_in_words(operation) for operation in operations if isinstance(operation, ops.DropTableOp | ops.DropColumnOp)]
+    if drops:
+        raise Refused(
+            f"The revision would lose data: {', '.join(drops)}. Nothing was written.",
+            "If a model or import is missing, correct it. For a rename write the revision by hand. If it is meant, add --allow-drop.",
+        )
+
+
+def differences(context: MigrationContext) -> list[str]:
+    """Each difference between the models and the database, in words."""
+    script = produce_migrations(context, context.opts["target_metadata"])
+    assert script.upgrade_ops is not None
+    return [_in_words(operation) for operation in _flatten(script.upgrade_ops)]
+
+
+def leave_out_indexes_of_dropped_tables(script: ops.MigrationScript) -> None:
+    """An index goes with its table. MySQL refuses to drop it before, when a foreign key needs it (error 1553)."""
+    for container in (*script.upgrade_ops_list, *script.downgrade_ops_list):
+        dropped = {operation.table_name for operation in container.ops if isinstance(operation, ops.DropTableOp)}
+        for modification in [each for each in container.ops if isinstance(each, ops.ModifyTableOps) and each.table_name in dropped]:
+            modification.ops = [operation for operation in modification.ops if not isinstance(operation, ops.DropIndexOp)]
+            if not modification.ops:
+                container.ops.remove(modification)
+
+
+def tables_made_by(scripts: ScriptDirectory) -> set[str]:
+    """The tables that the revision files create or rename, by reading their code: only these may ever be dropped."""
+    names: set[str] = set()
+    for script in scripts.walk_revisions():
+        for node in ast.walk(ast.parse(Path(script.path).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _TABLE_MAKERS:
+                names |= {
+                    argument.value for argument in node.args if isinstance(argument, ast.Constant) and isinstance(argument.value, str)
+                }
+    return names
+
+
+def _compare_server_default(
+    _context: MigrationContext,
+    _inspected: Column[Any],
+    metadata_column: Column[Any],
+    inspected_default: str | None,
+    _metadata_default: Any,
+    rendered: str | None,
+) -> bool | None:
+    """Whether a default differs; None leaves the question to Alembic.
+
+    Databases give ``utc_now()`` back in words of their own, so there presence counts, and a number in digits of their
+    own (MySQL: ``0.0000`` for 0, 0 for false), so numbers are compared as numbers.
+    """
+    default = metadata_column.server_default
+    if isinstance(default, DefaultClause) and isinstance(default.arg, utc_now):
+        return inspected_default is None
+    found, wanted = _as_number(inspected_default), _as_number(rendered)
+    return found != wanted if found is not None and wanted is not None else None
+
+
+def _as_number(default: str | None) -> Decimal | None:
+    text = (default or "").strip("()'\" ").lower()
+    try:
+        return Decimal({"false": "0", "true": "1"}.get(text, text))
+    except InvalidOperation:
+        return None
+
+
+def _flatten(container: ops.OpContainer) -> list[ops.MigrateOperation]:
+    found: list[ops.MigrateOperation] = []
+    for operation in container.ops:
+        found += _flatten(operation) if isinstance(operation, ops.OpContainer) else [operation]
+    return found
+
+
+def _in_words(operation: ops.MigrateOperation) -> str:
+    match operation:
+        case ops.CreateTableOp():
+            return f"add table {operation.table_name}"
+        case ops.DropTableOp():
+            return f"drop table {operation.table_name}"
+        case ops.AddColumnOp():
+            return f"add column {operation.table_name}.{operation.column.name}"
+        case ops.DropColumnOp():
+            return f"drop column {operation.table_name}.{operation.column_name}"
+        case ops.AlterColumnOp():
+            return f"change {_changes(operation)} of column {operation.table_name}.{operation.column_name}"
+        case ops.CreateIndexOp():
+            return f"add index {operation.index_name} on {operation.table_name}"
+        case ops.DropIndexOp():
+            return f"drop index {operation.index_name} on {operation.table_name}"
+        case ops.AddConstraintOp():
+            constraint = operation.to_constraint()
+            return f"add constraint {constraint.name or type(constraint).__name__} on {constraint.table.name}"
+        case ops.DropConstraintOp():
+            return f"drop constraint {operation.constraint_name} on {operation.table_name}"
+        case _:
+            return str(operation.to_diff_tuple())
+
+
+def _changes(operation: ops.AlterColumnOp) -> str:
+    changed = []
+    if operation.modify_type is not None:
+        changed.append("type")
+    if operation.modify_nullable is not None:
+        changed.append("nullability")
+    if operation.modify_server_default is not False:
+        changed.append("default")
+    if operation.modify_comment is not False:
+        changed.append("comment")
+    return " and ".join(changed) or "attributes"

@@ -1,0 +1,109 @@
+"""The reading verbs: current, history, heads, check. None of them writes a byte."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from fininfra_db.migrate.config import Project
+from fininfra_db.migrate.history import History
+from fininfra_db.migrate.runner import read_versions
+from fininfra_db.results import Checked, Current, Finding, RevisionInfo, Revisions
+
+if TYPE_CHECKING:
+    from alembic.runtime.migration import MigrationContext
+
+
+def look_at_current(history: History, versions: tuple[str, ...], *, check_heads: bool) -> Current:
+    """The database's revisions, as the history knows them."""
+    findings = _unknown(history, versions)
+    if check_heads and not findings:
+        findings = _pending(history, versions)
+    known = tuple(replace(history.revisions[version], is_current=True) for version in versions if version in history.revisions)
+    return Current(revisions=known, unknown=history.unknown(versions), findings=findings)
+
+
+def look_at_history(history: History, rev_range: str | None, versions: tuple[str, ...] | None) -> Revisions:
+    """The revisions of a range, newest first; marked with the database's ``versions`` when they are known."""
+    from fininfra_db.migrate.lookup import walk
+
+    findings = _unknown(history, versions or ())
+    known = tuple(version for version in versions or () if version in history.revisions)
+    found = walk(history, rev_range, known)
+    if versions is not None:
+        found = tuple(replace(info, is_current=info.revision in known) for info in found)
+    return Revisions(revisions=found, findings=findings)
+
+
+def look_at_heads(history: History, *, resolve_dependencies: bool) -> Revisions:
+    """The heads; with ``resolve_dependencies`` without those that another head depends on."""
+    heads: Iterable[RevisionInfo] = (history.revisions[name] for name in history.heads)
+    if resolve_dependencies and history.has_dependencies:
+        from fininfra_db.migrate.lookup import find_revisions
+
+        heads = find_revisions(history, "heads")
+    return Revisions(revisions=tuple(heads))
+
+
+async def check(project: Project) -> Checked:
+    """Compare history, database and models. The models are compared only with a database that is at head."""
+    history = project.history()
+    versions = await read_versions(project)
+    findings = _unknown(history, versions)
+    if findings:
+        return Checked(findings=findings)
+    if len(history.heads) > 1:
+        files = ", ".join(f"{name} ({history.revisions[name].path.name})" for name in history.heads)
+        findings = (Finding("multiple-heads", f"The history has several heads: {files}.", "Join them with 'fininfra-db merge heads'."),)
+    pending = _pending(history, versions)
+    if pending:
+        return Checked(pending=pending_revisions(history, versions), findings=findings + pending)
+    drift = await _differences(project)
+    if drift:
+        findings += (
+            Finding(
+                "drift",
+                f"The models differ from the database: {'; '.join(drift)}.",
+                "Run 'fininfra-db revision --autogenerate -m \"...\"' to write what is missing, then 'fininfra-db upgrade'.",
+            ),
+        )
+    return Checked(drift=drift, findings=findings)
+
+
+def pending_revisions(history: History, versions: tuple[str, ...]) -> tuple[str, ...]:
+    """The revisions that the database does not have yet, in order of identifier."""
+    return tuple(sorted(set(history.revisions) - history.ancestors(versions)))
+
+
+async def _differences(project: Project) -> tuple[str, ...]:
+    from fininfra_db.migrate.drift import differences
+    from fininfra_db.migrate.environment import execute
+
+    found: list[str] = []
+
+    def work(_versions: tuple[str, ...], context: "MigrationContext") -> Iterable[Any]:
+        found.extend(differences(context))
+        return ()
+
+    await execute(project, work, "reading")
+    return tuple(found)
+
+
+def _unknown(history: History, versions: tuple[str, ...]) -> tuple[Finding, ...]:
+    unknown = history.unknown(versions)
+    if not unknown:
+        return ()
+    return (
+        Finding(
+            "database-ahead",
+            f"The database is at {', '.join(unknown)}, which this checkout does not have: it is ahead, or of another project.",
+            "Update the checkout to the one that made the revision, or check the database URL.",
+        ),
+    )
+
+
+def _pending(history: History, versions: tuple[str, ...]) -> tuple[Finding, ...]:
+    if history.is_at_head(versions):
+        return ()
+    pending = pending_revisions(history, versions)
+    what = f"{len(pending)} revision{'s are' if len(pending) != 1 else ' is'} pending: {', '.join(pending[:5])}"
+    return (Finding("pending", f"{what}{', ...' if len(pending) > 5 else ''}.", "Run 'fininfra-db upgrade'."),)

@@ -1,0 +1,82 @@
+"""Making and dropping tables without revisions: ``create-tables`` and the first half of ``reset``."""
+
+from sqlalchemy import Connection, MetaData, Table, inspect
+from sqlalchemy.types import SchemaType
+
+from fininfra_db.dialects import target_of
+from fininfra_db.errors import DatabaseMissing, Refused
+from fininfra_db.migrate.config import Project, alembic_config, load_metadata
+from fininfra_db.migrate.drift import tables_made_by
+from fininfra_db.migrate.environment import load_scripts
+from fininfra_db.migrate.runner import VERSION_TABLE
+from fininfra_db.results import TablesCreated
+from fininfra_db.session import migration_lock, open_connection
+from fininfra_db.settings import Settings
+
+
+async def create_tables(settings: Settings) -> TablesCreated:
+    """Create the tables of the models that are not there yet. Tables that are there are left as they are."""
+    metadata = load_metadata(settings)
+
+    def create(connection: Connection) -> tuple[str, ...]:
+        before = set(inspect(connection).get_table_names())
+        for each in metadata:
+            each.create_all(connection)
+        return tuple(table.name for each in metadata for table in each.sorted_tables if table.name not in before)
+
+    async with migration_lock(settings), open_connection(settings, "migration") as connection:
+        created = await connection.run_sync(create)
+        await connection.commit()
+    warnings = ("These tables have no migration history: before the first upgrade, run 'fininfra-db stamp head'.",) if created else ()
+    return TablesCreated(created=created, warnings=warnings)
+
+
+async def drop_owned_tables(project: Project) -> tuple[str, ...]:
+    """Drop the tables of the models and of the revision files, and the version table; whatever else is there stays.
+
+    Returns what was dropped. Raises ``Refused`` when the project does not say which models are its own.
+    """
+    if not project.has_models:
+        raise Refused(
+            "This project has an env.py of its own and no models in alembic.ini, so what is its own cannot be told. Nothing was dropped.",
+            "Add 'models = your.module' under [fininfra_db] in alembic.ini.",
+        )
+    owned = tables_made_by(load_scripts(alembic_config(project))) | {VERSION_TABLE}
+    for metadata in load_metadata(project.settings):
+        owned |= {table.name for table in metadata.sorted_tables}
+    if _is_missing(project.settings):
+        return ()
+    try:
+        async with migration_lock(project.settings), open_connection(project.settings, "migration") as connection:
+            dropped = await connection.run_sync(lambda sync: _drop(sync, owned))
+            await connection.commit()
+            return dropped
+    except DatabaseMissing:
+        return ()
+
+
+def _is_missing(settings: Settings) -> bool:
+    target = target_of(settings)
+    try:
+        target.dialect.look_before_connecting(target.url, "reading")
+    except DatabaseMissing:
+        return True
+    return False
+
+
+def _drop(connection: Connection, owned: set[str]) -> tuple[str, ...]:
+    found = MetaData()
+    present = [name for name in inspect(connection).get_table_names() if name in owned]
+    found.reflect(connection, only=present, resolve_fks=False)
+    tables = list(reversed(found.sorted_tables))
+    found.drop_all(connection, tables=tables)
+    for table in tables:
+        _drop_named_types(table, connection)
+    return tuple(table.name for table in tables)
+
+
+def _drop_named_types(table: Table, connection: Connection) -> None:
+    """An ENUM type of PostgreSQL outlives its table, and would be in the way when the history runs again."""
+    for column in table.columns:
+        if isinstance(column.type, SchemaType):
+            column.type.drop(connection, checkfirst=True)

@@ -1,0 +1,252 @@
+"""Where the settings of a run come from: flag > environment > .env > alembic.ini > default.
+
+``load_settings`` reads each source once and returns frozen :class:`Settings`. It never writes ``os.environ``, never
+contacts a database and imports neither SQLAlchemy nor Alembic, so that ``--help`` and completion stay fast.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from configparser import ConfigParser
+from configparser import Error as IniError
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+from urllib.parse import parse_qsl, quote, quote_plus, unquote, unquote_plus, urlsplit
+
+from fininfra_db.errors import ConfigurationError, EnvFileMalformed, KeyMissing, ProjectNotFound, UrlMissing
+
+DEFAULT_SQL_URL: Final = "sqlite+aiosqlite:///dev.db"
+DEFAULT_MODELS: Final = ("fininfra_db.models",)
+INI_NAME: Final = "alembic.ini"
+INI_SECTION: Final = "fininfra_db"
+ENV_FILE_NAME: Final = ".env"
+KEYS_VARIABLE: Final = "FININFRA_DB_KEYS"
+MASK: Final = "***"
+
+_VARIABLES: Final = ("SQL_URL", "SQL_URL_FILE", "DATABASE_URL", "PROJECT_ROOT", "APP_ENV", KEYS_VARIABLE, f"{KEYS_VARIABLE}_FILE")
+
+_ALEMBIC_PLACEHOLDER_URL: Final = "driver://user:pass@localhost/dbname"
+_SECRET_QUERY_KEYS: Final = frozenset({"password", "passwd", "pwd", "sslpassword", "token", "secret"})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything a run was told, and who told it.
+
+    ``sql_url`` is the text as it was given, secret and unparsed; ``sql_url_source`` names where it came from.
+    ``keys`` is the text of the encryption keys, comma-separated, the first one encrypting; None when none is configured.
+    ``models`` are the modules whose tables make the schema.
+    """
+
+    project_root: Path
+    sql_url: str = field(repr=False)
+    sql_url_source: str
+    app_env: str | None = None
+    keys: str | None = field(default=None, repr=False)
+    models: tuple[str, ...] = DEFAULT_MODELS
+    models_source: str = "default"
+    env_file: Path = Path(ENV_FILE_NAME)
+
+    @property
+    def is_production(self) -> bool:
+        return is_production(self.app_env)
+
+    @property
+    def ini_path(self) -> Path:
+        return self.project_root / INI_NAME
+
+    def redact(self, text: str) -> str:
+        """Replace every secret of these settings in ``text``, however it is percent-encoded, with ``***``."""
+        for secret in sorted(self._secrets(), key=len, reverse=True):
+            text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", MASK, text)
+        return text
+
+    def _secrets(self) -> set[str]:
+        secrets = {key.strip() for key in (self.keys or "").split(",")}
+        for password in _passwords(self.sql_url):
+            plain = unquote(password)
+            secrets |= {password, plain, unquote_plus(password), quote(plain, safe=""), quote_plus(plain)}
+        return {secret for secret in secrets if secret}
+
+
+def load_settings(
+    *,
+    project_root: Path | str | None = None,
+    sql_url: str | None = None,
+    env_file: Path | str | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Settings:
+    """Read the settings of a run.
+
+    The arguments are the flags of the command line. ``environ`` defaults to the environment of the process.
+    Raises :class:`ConfigurationError` (``ProjectNotFound``, ``EnvFileMalformed``, ``UrlMissing``) when a source
+    cannot be read or, with ``APP_ENV=production``, when no URL is configured.
+    """
+    environment = os.environ if environ is None else environ
+    root = find_project_root(project_root, environment)
+    env_path = Path(env_file) if env_file else root / ENV_FILE_NAME
+    if env_file and not env_path.is_file():
+        raise EnvFileMalformed(f"The file given with --env-file does not exist: {env_path}", "Check the path.")
+    dotenv = read_env_file(env_path) if env_path.is_file() else {}
+    ini = read_ini(root / INI_NAME)
+    app_env = environment.get("APP_ENV") or dotenv.get("APP_ENV") or None
+    url, source = _find_url(sql_url, environment, dotenv, env_path, ini, root, is_production(app_env))
+    models = _split(ini.get(INI_SECTION, "models", fallback=""))
+    return Settings(
+        project_root=root,
+        sql_url=url,
+        sql_url_source=source,
+        app_env=app_env,
+        keys=_find_keys(environment, dotenv, root),
+        models=models or DEFAULT_MODELS,
+        models_source=INI_NAME if models else "default",
+        env_file=env_path,
+    )
+
+
+def reread_project(settings: Settings) -> Settings:
+    """The same settings after the project's own files were written: its models, and its keys if there were none."""
+    dotenv = read_env_file(settings.env_file) if settings.env_file.is_file() else {}
+    models = _split(read_ini(settings.ini_path).get(INI_SECTION, "models", fallback=""))
+    return replace(
+        settings,
+        keys=settings.keys or _find_keys({}, dotenv, settings.project_root),
+        models=models or settings.models,
+        models_source=INI_NAME if models else settings.models_source,
+    )
+
+
+def process_settings(sql_url: str | None = None) -> Settings:
+    """The settings of this process, for library calls that are given none.
+
+    Read again when a variable that they depend on or the working directory changes, so that a long-running process
+    pays for its ``.env`` once.
+    """
+    return _process_settings(sql_url, tuple(os.environ.get(name) for name in _VARIABLES), Path.cwd())
+
+
+@lru_cache(maxsize=8)
+def _process_settings(sql_url: str | None, _variables: tuple[str | None, ...], _folder: Path) -> Settings:
+    return load_settings(sql_url=sql_url)
+
+
+def is_production(app_env: str | None) -> bool:
+    """Whether ``APP_ENV`` names production; ``prod`` counts."""
+    return (app_env or "").strip().lower() in {"production", "prod"}
+
+
+def find_project_root(given: Path | str | None = None, environ: Mapping[str, str] | None = None) -> Path:
+    """``--project-root``, else ``PROJECT_ROOT``, else the nearest parent with ``alembic.ini``, else the working directory."""
+    environment = os.environ if environ is None else environ
+    named = given or environment.get("PROJECT_ROOT")
+    if named:
+        root = Path(named).expanduser().resolve()
+        if not root.is_dir():
+            raise ProjectNotFound(f"The project folder does not exist: {root}", "Check --project-root or PROJECT_ROOT.")
+        return root
+    here = Path.cwd()
+    return next((folder for folder in (here, *here.parents) if (folder / INI_NAME).is_file()), here)
+
+
+def read_env_file(path: Path) -> dict[str, str]:
+    """The variables of a ``.env`` file. A line that cannot be parsed is an error that names its number, never its text."""
+    from io import StringIO
+
+    from dotenv import dotenv_values
+    from dotenv.parser import parse_stream
+
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise EnvFileMalformed(f"{path} cannot be read: {reason}.", "Correct the file, or name another with --env-file.") from None
+    for binding in parse_stream(StringIO(text)):
+        if binding.error:
+            raise EnvFileMalformed(
+                f"{path}, line {binding.original.line}: not a NAME=value line.",
+                "Correct the line; a value with spaces or quotes stands in quotes.",
+            )
+    return {name: value for name, value in dotenv_values(stream=StringIO(text)).items() if value is not None}
+
+
+def read_ini(path: Path) -> ConfigParser:
+    """``alembic.ini`` without interpolation (Alembic's ``%%`` stays as it is); empty when there is none."""
+    parser = ConfigParser(interpolation=None)
+    try:
+        parser.read(path, encoding="utf-8")
+    except (IniError, UnicodeDecodeError) as error:
+        line = getattr(error, "lineno", None)
+        where = f"{path}, line {line}" if line else str(path)
+        raise ConfigurationError(f"{where}: not a valid ini file.", "Correct the file; nothing was changed.") from None
+    return parser
+
+
+def _find_url(
+    flag: str | None,
+    environment: Mapping[str, str],
+    dotenv: Mapping[str, str],
+    env_path: Path,
+    ini: ConfigParser,
+    root: Path,
+    production: bool,
+) -> tuple[str, str]:
+    if flag:
+        return flag, "--sql-url"
+    for variables, place in ((environment, "environment"), (dotenv, env_path.name)):
+        if variables.get("SQL_URL"):
+            return variables["SQL_URL"].strip(), f"SQL_URL in {place}"
+        if variables.get("SQL_URL_FILE"):
+            return _read_secret_file(variables["SQL_URL_FILE"], root, "SQL_URL_FILE"), f"SQL_URL_FILE in {place}"
+        if variables.get("DATABASE_URL"):
+            return variables["DATABASE_URL"].strip(), f"DATABASE_URL in {place}"
+    written = ini.get("alembic", "sqlalchemy.url", fallback="").replace("%%", "%").strip()
+    if written and written != _ALEMBIC_PLACEHOLDER_URL:
+        return written, f"sqlalchemy.url in {INI_NAME}"
+    if production:
+        raise UrlMissing(
+            "APP_ENV is production and no database URL is configured. The SQLite default is for development only.",
+            "Set SQL_URL in the environment, SQL_URL_FILE to a secret file, or pass --sql-url.",
+        )
+    return DEFAULT_SQL_URL, "default"
+
+
+def _find_keys(environment: Mapping[str, str], dotenv: Mapping[str, str], root: Path) -> str | None:
+    for variables in (environment, dotenv):
+        if variables.get(KEYS_VARIABLE):
+            return variables[KEYS_VARIABLE]
+        if variables.get(f"{KEYS_VARIABLE}_FILE"):
+            text = _read_secret_file(variables[f"{KEYS_VARIABLE}_FILE"], root, f"{KEYS_VARIABLE}_FILE")
+            return ",".join(line for line in text.split() if line)
+    return None
+
+
+def _read_secret_file(name: str, root: Path, variable: str) -> str:
+    path = root / Path(name).expanduser()
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        text = ""
+    if not text:
+        kind = KeyMissing if variable.startswith(KEYS_VARIABLE) else UrlMissing
+        raise kind(f"{variable} names a file that is missing, empty or unreadable: {path}", "Check the path and its permissions.")
+    return text
+
+
+def _passwords(url: str) -> set[str]:
+    """The password of a URL, and whatever its query calls one, as written. Works on URLs that do not parse."""
+    found = set()
+    match = re.match(r"[^:/]*://[^:/@]*:(?P<password>.*)@", url)
+    if match:
+        found.add(match["password"])
+    try:
+        query = urlsplit(url).query
+    except ValueError:
+        query = url.partition("?")[2]
+    found |= {value for key, value in parse_qsl(query) if key.lower() in _SECRET_QUERY_KEYS}
+    return found
+
+
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(part for part in re.split(r"[,\s]+", text.strip()) if part)
