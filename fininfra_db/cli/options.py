@@ -43,6 +43,11 @@ def _shared(
 ) -> None: ...
 
 
+def shared_options() -> frozenset[str]:
+    """The names of the options that every command takes."""
+    return frozenset(inspect.signature(_shared).parameters)
+
+
 class Command(TyperCommand):
     """A command on which ``-1`` is a revision and not an option."""
 

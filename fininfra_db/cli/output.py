@@ -30,12 +30,12 @@ class Output:
     def target(self) -> None:
         """Say which database this is about, and who said so."""
         if self.database is not None:
-            self.note(f"database: {self.database['url']} (from {self.database['source']})")
+            self.note(f"database: {self.database['url']} (from {self.database['source']})", style="dim")
 
-    def note(self, text: str) -> None:
+    def note(self, text: str, style: str = "") -> None:
         """Something beside the answer."""
         if not (self.invocation.quiet or self.invocation.json):
-            self._err(text)
+            self._err(text, style)
 
     def step(self, step: Step) -> None:
         """A revision begins to run: shown to a person who watches, and with ``-v``."""
@@ -51,9 +51,9 @@ class Output:
         if shown.is_answer or not self.invocation.quiet:
             _print(shown, sys.stdout)
         for warning in result.warnings:
-            self.note(f"Warning: {warning}")
+            self.note(f"Warning: {warning}", style="yellow")
         for finding in result.findings:
-            self._err(_with_hint(finding.message, finding.hint))
+            self._err(_with_hint(finding.message, finding.hint), style="yellow")
 
     def error(self, error: FininfraDbError) -> None:
         """A command that did not do what it was asked for."""
@@ -61,7 +61,7 @@ class Output:
         if self.invocation.json:
             self._document(False, None, Finding(error.code, message, error.hint))
         else:
-            self._err(_with_hint(f"Error: {message}", error.hint))
+            self._err(_with_hint(f"Error: {message}", error.hint), style="red")
 
     def redact(self, text: str) -> str:
         """``text`` without the secrets of this run's settings."""
@@ -77,8 +77,14 @@ class Output:
         }
         print(json.dumps(document, default=_plain, ensure_ascii=False))
 
-    def _err(self, text: str) -> None:
-        print(self.redact(text), file=sys.stderr)
+    def _err(self, text: str, style: str = "") -> None:
+        if not (style and is_fancy(sys.stderr)):
+            print(self.redact(text), file=sys.stderr)
+            return
+        from rich.console import Console
+        from rich.text import Text
+
+        Console(stderr=True, highlight=False).print(Text(self.redact(text), style=style), soft_wrap=True)
 
 
 def usage_error(command: str, message: str) -> None:
@@ -106,7 +112,10 @@ def _print(shown: View, stream: TextIO) -> None:
         table.add_column(column, overflow="fold")
     for row in shown.grid.rows:
         table.add_row(*(Text(cell) for cell in row))
-    Console(file=stream, markup=False, highlight=False).print(table)
+    console = Console(file=stream, markup=False, highlight=False)
+    console.print(table)
+    if shown.grid.summary:
+        console.print(shown.grid.summary)
 
 
 def _with_hint(message: str, hint: str | None) -> str:

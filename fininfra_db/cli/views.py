@@ -28,10 +28,11 @@ _NOTHING = "Nothing to do."
 
 @dataclass(frozen=True)
 class Grid:
-    """Rows of cells below column titles."""
+    """Rows of cells below column titles, and a line after them."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    summary: str = ""
 
 
 @dataclass(frozen=True)
@@ -123,8 +124,9 @@ def _(result: SetUp) -> View:
 def _(result: Seeded) -> View:
     total = sum(result.rows.values())
     what = f"{result.inserted} new of {total} rows" if result.rows else "done"
-    lines = (*(f"{table} {count}" for table, count in result.rows.items()), f"Seed {result.seed}: {what}.")
-    return View(lines)
+    rows = tuple((table, str(count)) for table, count in result.rows.items())
+    summary = f"Seed {result.seed}: {what}."
+    return View((*(" ".join(row) for row in rows), summary), Grid(("table", "rows"), rows, summary) if rows else None)
 
 
 @_view.register
@@ -164,7 +166,12 @@ def _marks(info: RevisionInfo, *, current: bool = True) -> str:
 
 
 def _written(paths: Sequence[Path]) -> tuple[str, ...]:
-    return tuple(f"wrote {path}" for path in paths)
+    return tuple(f"wrote {_from_here(path)}" for path in paths)
+
+
+def _from_here(path: Path) -> Path:
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def _versions(versions: Sequence[str]) -> str:

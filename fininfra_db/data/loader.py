@@ -92,7 +92,9 @@ def find_callable(settings: Settings, name: str) -> Callable[[Any], Any]:
     try:
         function: Callable[[Any], Any] = attrgetter(path)(module)
     except AttributeError:
-        raise OptionsInvalid(f"The module {module_name!r} has no {path!r}. Nothing was written.", "Check the name after the colon.") from None
+        raise OptionsInvalid(
+            f"The module {module_name!r} has no {path!r}. Nothing was written.", "Check the name after the colon."
+        ) from None
     if not callable(function) or not _takes_one_argument(function):
         raise OptionsInvalid(
             f"The seed {name!r} cannot be called with a session. Nothing was written.", "Make it a function of one argument, the session."
@@ -162,7 +164,8 @@ async def _failure(settings: Settings, seed: str, error: BaseException, *, commi
     if isinstance(error, DBAPIError) and await _names_missing_table(settings, first_line(error)):
         hint = "A table of the models is missing: run 'fininfra-db upgrade', then the seed again."
     return SeedFailed(
-        settings.redact(f"The seed {seed} did not finish: {_reason(error).rstrip('.')}. {state}"), hint or "Correct the cause and run the seed again."
+        settings.redact(f"The seed {seed} did not finish: {_reason(error).rstrip('.')}. {state}"),
+        hint or "Correct the cause and run the seed again.",
     )
 
 
