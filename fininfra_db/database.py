@@ -26,12 +26,10 @@ from fininfra_db.results import (
     TablesCreated,
 )
 from fininfra_db.session import ensure_database
-from fininfra_db.settings import Settings, load_settings, reread_project
+from fininfra_db.settings import DEFAULT_SEED, Settings, load_settings, reread_project
 
 if TYPE_CHECKING:
     from fininfra_db.migrate.authoring import Draft
-
-DEFAULT_SEED = "household"
 
 
 class Database:
@@ -157,21 +155,23 @@ class Database:
         return await create_tables(self.settings)
 
     async def seed(self, name: str = DEFAULT_SEED) -> Seeded:
-        """Write the rows of a seed: ``household``, or ``module:callable`` of the project. Twice gives the same rows."""
-        from fininfra_db.data.loader import seed_callable, seed_household
+        """Write the rows of a seed: ``household``, which twice gives the same rows, or ``module:callable`` of the project."""
+        from fininfra_db.data.loader import seed
 
-        if name == DEFAULT_SEED:
-            return await seed_household(self.settings)
-        return await seed_callable(self.settings, name)
+        return await seed(self.settings, name)
 
     async def reset(self, *, seed: str | None = None) -> Reset:
         """Drop what the project owns, migrate again, and write ``seed`` if one is named. Data is lost."""
+        from fininfra_db.data.loader import require_seed
         from fininfra_db.migrate.tables import drop_owned_tables
 
+        initialized = await self.init()
+        if seed:
+            require_seed(self.settings, seed)
         dropped = await drop_owned_tables(self._project())
         made = await self.setup_and_migrate()
         seeded = await self.seed(seed) if seed else None
-        return Reset(dropped=dropped, migrated=made.migrated, seeded=seeded, warnings=made.warnings)
+        return Reset(dropped=dropped, migrated=made.migrated, seeded=seeded, warnings=initialized.warnings + made.warnings)
 
     async def _first_revision(self) -> Revised:
         project = self._project()

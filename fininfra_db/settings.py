@@ -18,6 +18,7 @@ from urllib.parse import parse_qsl, quote, quote_plus, unquote, unquote_plus, ur
 from fininfra_db.errors import ConfigurationError, EnvFileMalformed, KeyMissing, ProjectNotFound, UrlMissing
 
 DEFAULT_SQL_URL: Final = "sqlite+aiosqlite:///dev.db"
+DEFAULT_SEED: Final = "household"
 DEFAULT_MODELS: Final = ("fininfra_db.models",)
 INI_NAME: Final = "alembic.ini"
 INI_SECTION: Final = "fininfra_db"

@@ -10,12 +10,12 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from decimal import ROUND_HALF_EVEN, Decimal
+from decimal import ROUND_HALF_EVEN, Context, Decimal
 from typing import Any, Final
 
-from sqlalchemy import JSON, DateTime, Dialect, Numeric, String
+from sqlalchemy import JSON, DateTime, Dialect, Engine, Numeric, String, event
 from sqlalchemy.dialects import mssql, mysql
-from sqlalchemy.exc import DontWrapMixin
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -23,7 +23,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import Boolean, TypeDecorator, TypeEngine
 
-from fininfra_db.errors import ValueRefused
+from fininfra_db.errors import FininfraDbError, ValueRefused
 from fininfra_db.security import Keyring, default_keyring
 
 MONEY_PRECISION: Final = 19
@@ -32,11 +32,16 @@ SQLITE_DIGITS: Final = 15
 """Decimal digits that a binary double, SQLite's only fractional number, gives back unchanged (sqlite.org/floatingpoint.html)."""
 
 _MONEY_QUANTUM: Final = Decimal(1).scaleb(-MONEY_SCALE)
+_EXACT: Final = Context(prec=2 * MONEY_PRECISION, rounding=ROUND_HALF_EVEN)
+"""The arithmetic of this file; the caller's own decimal context may be narrower."""
 _KEYRING_ATTRIBUTE: Final = "fininfra_db_keyring"
 
 
-class _Refused(ValueRefused, DontWrapMixin):
-    """A ``ValueRefused`` that SQLAlchemy passes on as it is, not inside a StatementError."""
+@event.listens_for(Engine, "handle_error")
+def _pass_on(context: ExceptionContext) -> BaseException | None:
+    """Let an error of this package come out as it is: SQLAlchemy would put it inside a StatementError."""
+    error = context.original_exception
+    return error if isinstance(error, FininfraDbError) else None
 
 
 class Money(TypeDecorator[Decimal]):
@@ -68,16 +73,16 @@ class Money(TypeDecorator[Decimal]):
         amount = exact_money(value)
         if dialect.name != "sqlite":
             return amount
-        if len(amount.normalize().as_tuple().digits) > SQLITE_DIGITS:
-            raise _Refused(f"SQLite keeps {SQLITE_DIGITS} significant digits of an amount exactly, and this one has more.")
+        if len(amount.normalize(_EXACT).as_tuple().digits) > SQLITE_DIGITS:
+            raise ValueRefused(f"SQLite keeps {SQLITE_DIGITS} significant digits of an amount exactly, and this one has more.")
         return float(amount)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Decimal | None:
         if value is None or dialect.name != "sqlite":
             return value  # type: ignore[no-any-return]  # the driver's own Decimal
-        amount = Decimal(format(value, f".{SQLITE_DIGITS}g")).quantize(_MONEY_QUANTUM, ROUND_HALF_EVEN)
-        if len(amount.normalize().as_tuple().digits) > SQLITE_DIGITS:
-            raise _Refused(f"A sum of more than {SQLITE_DIGITS} significant digits is not exact on SQLite.")
+        amount = Decimal(format(value, f".{SQLITE_DIGITS}g")).quantize(_MONEY_QUANTUM, context=_EXACT)
+        if len(amount.normalize(_EXACT).as_tuple().digits) > SQLITE_DIGITS:
+            raise ValueRefused(f"A sum of more than {SQLITE_DIGITS} significant digits is not exact on SQLite.")
         return amount
 
     def coerce_compared_value(self, op: operators.OperatorType | None, value: Any) -> TypeEngine[Any]:
@@ -90,15 +95,15 @@ class Money(TypeDecorator[Decimal]):
 def exact_money(value: Decimal | int | float) -> Decimal:
     """``value`` as a ``Decimal`` of scale 4, or ``ValueRefused`` when it is not exactly one that NUMERIC(19, 4) holds."""
     if isinstance(value, bool) or not isinstance(value, Decimal | int | float):
-        raise _Refused(f"An amount of money is a Decimal, an int or an exact float, not {type(value).__name__}.")
+        raise ValueRefused(f"An amount of money is a Decimal, an int or an exact float, not {type(value).__name__}.")
     amount = Decimal(str(value))
     if not amount.is_finite():
-        raise _Refused("An amount of money is a finite number.")
+        raise ValueRefused("An amount of money is a finite number.")
     if amount.adjusted() >= MONEY_PRECISION - MONEY_SCALE:
-        raise _Refused(f"An amount of money has at most {MONEY_PRECISION - MONEY_SCALE} digits before the point.")
-    quantized = amount.quantize(_MONEY_QUANTUM)
+        raise ValueRefused(f"An amount of money has at most {MONEY_PRECISION - MONEY_SCALE} digits before the point.")
+    quantized = amount.quantize(_MONEY_QUANTUM, context=_EXACT)
     if quantized != amount:
-        raise _Refused(f"An amount of money has at most {MONEY_SCALE} decimals. Round it first, in the way your books ask for.")
+        raise ValueRefused(f"An amount of money has at most {MONEY_SCALE} decimals. Round it first, in the way your books ask for.")
     return quantized
 
 
@@ -128,11 +133,11 @@ class UtcDateTime(TypeDecorator[datetime]):
         if value is None:
             return None
         if not isinstance(value, datetime) or value.utcoffset() is None:
-            raise _Refused("An instant is a datetime with a time zone: use datetime.now(UTC), or .replace(tzinfo=...).")
+            raise ValueRefused("An instant is a datetime with a time zone: use datetime.now(UTC), or .replace(tzinfo=...).")
         try:
             instant = value.astimezone(UTC)
         except OverflowError:
-            raise _Refused("This instant is outside the years 1 to 9999 in UTC.") from None
+            raise ValueRefused("This instant is outside the years 1 to 9999 in UTC.") from None
         return instant if dialect.name == "postgresql" else instant.replace(tzinfo=None)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
@@ -163,11 +168,11 @@ class EncryptedString(TypeDecorator[str]):
         if value is None:
             return None
         if not isinstance(value, str):
-            raise _Refused(f"A sealed column holds text, not {type(value).__name__}.")
+            raise ValueRefused(f"A sealed column holds text, not {type(value).__name__}.")
         sealed = _keyring(dialect).encrypt(value)
         length: int = self.impl_instance.length  # type: ignore[attr-defined]
         if len(sealed) > length:
-            raise _Refused(f"This text is {len(sealed)} characters long when sealed, and the column holds {length}.")
+            raise ValueRefused(f"This text is {len(sealed)} characters long when sealed, and the column holds {length}.")
         return sealed
 
     def process_result_value(self, value: Any, dialect: Dialect) -> str | None:
@@ -177,7 +182,7 @@ class EncryptedString(TypeDecorator[str]):
         def operate(self, op: operators.OperatorType, *other: Any, **kwargs: Any) -> ColumnElement[Any]:
             is_null_test = op in (operators.eq, operators.ne, operators.is_, operators.is_not) and other[0] is None
             if not is_null_test:
-                raise _Refused("A sealed column can be tested for NULL only: the same text is sealed differently each time.")
+                raise ValueRefused("A sealed column can be tested for NULL only: the same text is sealed differently each time.")
             return super().operate(op, *other, **kwargs)
 
     comparator_factory: Any = Comparator
@@ -201,7 +206,7 @@ class Amounts(TypeDecorator[dict[str, Any]]):
 
 def _without_floats(value: Any) -> Any:
     if isinstance(value, float):
-        raise _Refused("An amount in JSON is a string or an integer, never a float: write '12.34' or Decimal('12.34').")
+        raise ValueRefused("An amount in JSON is a string or an integer, never a float: write '12.34' or Decimal('12.34').")
     if isinstance(value, Decimal):
         return str(value)
     if isinstance(value, Mapping):

@@ -8,6 +8,7 @@ from fininfra_db.cli.options import command
 from fininfra_db.cli.output import Output
 from fininfra_db.cli.perform import answer, perform
 from fininfra_db.results import KeyGenerated
+from fininfra_db.settings import DEFAULT_SEED
 
 PANEL = "Data"
 
@@ -18,7 +19,7 @@ def register(app: typer.Typer) -> None:
     @command(app, "seed", panel=PANEL)
     def seed(
         ctx: typer.Context,
-        name: Annotated[str, typer.Argument(help="household, or module:callable of your own.")] = "household",
+        name: Annotated[str, typer.Argument(help="household, or module:callable of your own.")] = DEFAULT_SEED,
     ) -> None:
         """Write example rows. Twice gives the same rows."""
         perform(ctx, lambda database: database.seed(name))

@@ -6,6 +6,7 @@ import typer
 
 from fininfra_db.cli.options import Yes, command
 from fininfra_db.cli.perform import perform
+from fininfra_db.settings import DEFAULT_SEED
 
 PANEL = "Set up"
 
@@ -42,4 +43,4 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Drop what the project owns and migrate again. Data is lost."""
         question = "Drop every table that this project owns in {database} and migrate again?"
-        perform(ctx, lambda database: database.reset(seed="household" if seed else None), question=question, yes=yes)
+        perform(ctx, lambda database: database.reset(seed=DEFAULT_SEED if seed else None), question=question, yes=yes)

@@ -19,13 +19,26 @@ from fininfra_db.errors import FininfraDbError, KeyInvalid, KeyMissing, OptionsI
 from fininfra_db.migrate.config import load_metadata, make_importable
 from fininfra_db.models import Base
 from fininfra_db.results import Seeded
+from fininfra_db.security import keyring_of
 from fininfra_db.session import FinanceSession, make_engine, migration_lock, open_connection
-from fininfra_db.settings import Settings
+from fininfra_db.settings import DEFAULT_SEED, Settings
 
-HOUSEHOLD: Final = "household"
 _IDS_IN_A_QUERY: Final = 500
 """Well below the fewest parameters that a database takes in one statement: 2100 on SQL Server."""
 _COMMITTED: Final = "committed"
+
+
+async def seed(settings: Settings, name: str) -> Seeded:
+    """Write the seed ``name``: the household, or a ``module:callable`` of the project."""
+    return await (seed_household(settings) if name == DEFAULT_SEED else seed_callable(settings, name))
+
+
+def require_seed(settings: Settings, name: str) -> None:
+    """Raise what would keep the seed ``name`` from starting: no such callable, or no key. Nothing is written or contacted."""
+    if name == DEFAULT_SEED:
+        keyring_of(settings).encrypt("")
+    else:
+        find_callable(settings, name)
 
 
 async def seed_household(settings: Settings) -> Seeded:
@@ -33,10 +46,11 @@ async def seed_household(settings: Settings) -> Seeded:
 
     A row is there when its ``id`` is, soft-deleted or changed as it may be. Runs at the same time wait for each other,
     and for a migration. Raises ``SeedFailed`` when a row of somebody else holds a unique value of the household, such as
-    an email; ``KeyMissing`` when there is a token to seal and no key; ``DatabaseUnreachable``. Nothing is written then.
+    an email; ``KeyMissing`` when there is a token to seal and no key; ``LockNotObtained``; ``DatabaseUnreachable``. Nothing is
+    written then.
     """
     seed = household()
-    async with migration_lock(settings), _transaction(settings, HOUSEHOLD) as session:
+    async with migration_lock(settings), _transaction(settings, DEFAULT_SEED) as session:
         try:
             inserted = [await _insert_missing(session, model, rows) for model, rows in seed.items()]
         except IntegrityError as error:
@@ -44,7 +58,7 @@ async def seed_household(settings: Settings) -> Seeded:
                 settings.redact(f"Rows of this database are in the way of the household: {first_line(error)}. Nothing was written."),
                 "Change or remove the row that holds the value, or seed an empty database.",
             ) from None
-    return Seeded(seed=HOUSEHOLD, rows={model.__tablename__: len(rows) for model, rows in seed.items()}, inserted=sum(inserted))
+    return Seeded(seed=DEFAULT_SEED, rows={model.__tablename__: len(rows) for model, rows in seed.items()}, inserted=sum(inserted))
 
 
 async def _insert_missing(session: AsyncSession, model: type[Base], rows: list[Row]) -> int:
@@ -80,7 +94,9 @@ def find_callable(settings: Settings, name: str) -> Callable[[Any], Any]:
     """Import the callable that ``name`` stands for: a module, a colon, and a dotted path in it. Raises ``OptionsInvalid``."""
     module_name, _, path = name.partition(":")
     if not module_name or not path:
-        raise OptionsInvalid(f"There is no seed {name!r}. Nothing was written.", f"Name {HOUSEHOLD}, or module:callable as in seeds:demo.")
+        raise OptionsInvalid(
+            f"There is no seed {name!r}. Nothing was written.", f"Name {DEFAULT_SEED}, or module:callable as in seeds:demo."
+        )
     make_importable(settings.project_root)
     try:
         module = import_module(module_name)
