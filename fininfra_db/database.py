@@ -7,6 +7,7 @@ running event loop, prints nothing, and touches neither logging nor the environm
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fininfra_db.connections import ensure_database
 from fininfra_db.errors import ProjectNotFound
 from fininfra_db.migrate import runner
 from fininfra_db.migrate.config import Project, find_project
@@ -25,7 +26,6 @@ from fininfra_db.results import (
     Stamped,
     TablesCreated,
 )
-from fininfra_db.session import ensure_database
 from fininfra_db.settings import DEFAULT_SEED, Settings, load_settings, reread_project
 
 if TYPE_CHECKING:

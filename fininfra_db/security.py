@@ -7,7 +7,7 @@ every key decrypts, so a key is replaced by putting the new one in front.
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from fininfra_db.errors import DecryptionFailed, KeyInvalid, KeyMissing
+from fininfra_db.errors import DecryptionFailed, KeyInvalid, KeyMissing, ValueRefused
 from fininfra_db.settings import KEYS_VARIABLE, Settings, process_settings
 
 if TYPE_CHECKING:
@@ -31,8 +31,12 @@ class Keyring:
         return bool(self._keys)
 
     def encrypt(self, value: str) -> str:
-        """Seal ``value`` with the first key. Raises ``KeyMissing`` or ``KeyInvalid``."""
-        return _fernet(self._keys).encrypt(value.encode()).decode("ascii")
+        """Seal ``value`` with the first key. Raises ``KeyMissing``, ``KeyInvalid``, or ``ValueRefused`` for half a surrogate pair."""
+        try:
+            plain = value.encode()
+        except UnicodeEncodeError:
+            raise ValueRefused("This text holds half a surrogate pair, which is no character and cannot be stored.") from None
+        return _fernet(self._keys).encrypt(plain).decode("ascii")
 
     def decrypt(self, sealed: str) -> str:
         """Open ``sealed`` with whichever key fits. Raises ``DecryptionFailed`` when none does, never returns garbage."""
@@ -40,7 +44,7 @@ class Keyring:
 
         try:
             return _fernet(self._keys).decrypt(sealed.encode()).decode()
-        except InvalidToken:
+        except (InvalidToken, UnicodeError):
             raise DecryptionFailed(
                 "A sealed value cannot be opened with any of the configured keys: it was sealed with another key, or it was altered.",
                 f"Add the key that sealed it to the end of {KEYS_VARIABLE}; the data is unchanged.",

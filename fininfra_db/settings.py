@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
-from urllib.parse import parse_qsl, quote, quote_plus, unquote, unquote_plus, urlsplit
+from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
 from fininfra_db.errors import ConfigurationError, EnvFileMalformed, KeyMissing, ProjectNotFound, UrlMissing
 
@@ -25,11 +25,12 @@ INI_SECTION: Final = "fininfra_db"
 ENV_FILE_NAME: Final = ".env"
 KEYS_VARIABLE: Final = "FININFRA_DB_KEYS"
 MASK: Final = "***"
+SECRET_OPTIONS: Final = frozenset({"password", "passwd", "pwd", "sslpassword", "token", "secret", "odbc_connect"})
+"""The options of a URL's query whose value is a secret or holds one."""
 
 _VARIABLES: Final = ("SQL_URL", "SQL_URL_FILE", "DATABASE_URL", "PROJECT_ROOT", "APP_ENV", KEYS_VARIABLE, f"{KEYS_VARIABLE}_FILE")
 
 _ALEMBIC_PLACEHOLDER_URL: Final = "driver://user:pass@localhost/dbname"
-_SECRET_QUERY_KEYS: Final = frozenset({"password", "passwd", "pwd", "sslpassword", "token", "secret"})
 
 
 @dataclass(frozen=True)
@@ -61,14 +62,14 @@ class Settings:
     def redact(self, text: str) -> str:
         """Replace every secret of these settings in ``text``, however it is percent-encoded, with ``***``."""
         for secret in sorted(self._secrets(), key=len, reverse=True):
-            text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", MASK, text)
+            text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", MASK, text, flags=re.IGNORECASE)
         return text
 
     def _secrets(self) -> set[str]:
         secrets = {key.strip() for key in (self.keys or "").split(",")}
         for password in _passwords(self.sql_url):
             plain = unquote(password)
-            secrets |= {password, plain, unquote_plus(password), quote(plain, safe=""), quote_plus(plain)}
+            secrets |= {password, plain, repr(plain)[1:-1], unquote_plus(password), quote(plain, safe=""), quote_plus(plain)}
         return {secret for secret in secrets if secret}
 
 
@@ -143,7 +144,7 @@ def find_project_root(given: Path | str | None = None, environ: Mapping[str, str
     environment = os.environ if environ is None else environ
     named = given or environment.get("PROJECT_ROOT")
     if named:
-        root = Path(named).expanduser().resolve()
+        root = Path(os.path.expanduser(named)).resolve()
         if not root.is_dir():
             raise ProjectNotFound(f"The project folder does not exist: {root}", "Check --project-root or PROJECT_ROOT.")
         return root
@@ -165,8 +166,10 @@ def read_env_file(path: Path) -> dict[str, str]:
         raise EnvFileMalformed(f"{path} cannot be read: {reason}.", "Correct the file, or name another with --env-file.") from None
     for binding in parse_stream(StringIO(text)):
         if binding.error:
+            blank = re.match(r"\s*", binding.original.string)
+            line = binding.original.line + (blank[0].count("\n") if blank else 0)
             raise EnvFileMalformed(
-                f"{path}, line {binding.original.line}: not a NAME=value line.",
+                f"{path}, line {line}: not a NAME=value line.",
                 "Correct the line; a value with spaces or quotes stands in quotes.",
             )
     return {name: value for name, value in dotenv_values(stream=StringIO(text)).items() if value is not None}
@@ -178,7 +181,7 @@ def read_ini(path: Path) -> ConfigParser:
     try:
         parser.read(path, encoding="utf-8")
     except (IniError, UnicodeDecodeError) as error:
-        line = getattr(error, "lineno", None)
+        line = getattr(error, "lineno", None) or next((number for number, _ in getattr(error, "errors", ())), None)
         where = f"{path}, line {line}" if line else str(path)
         raise ConfigurationError(f"{where}: not a valid ini file.", "Correct the file; nothing was changed.") from None
     return parser
@@ -202,7 +205,7 @@ def _find_url(
             return _read_secret_file(variables["SQL_URL_FILE"], root, "SQL_URL_FILE"), f"SQL_URL_FILE in {place}"
         if variables.get("DATABASE_URL"):
             return variables["DATABASE_URL"].strip(), f"DATABASE_URL in {place}"
-    written = ini.get("alembic", "sqlalchemy.url", fallback="").replace("%%", "%").strip()
+    written = ini.get("alembic", "sqlalchemy.url", fallback="").replace("%(here)s", str(root)).replace("%%", "%").strip()
     if written and written != _ALEMBIC_PLACEHOLDER_URL:
         return written, f"sqlalchemy.url in {INI_NAME}"
     if production:
@@ -224,7 +227,7 @@ def _find_keys(environment: Mapping[str, str], dotenv: Mapping[str, str], root: 
 
 
 def _read_secret_file(name: str, root: Path, variable: str) -> str:
-    path = root / Path(name).expanduser()
+    path = root / os.path.expanduser(name)
     try:
         text = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
@@ -236,17 +239,15 @@ def _read_secret_file(name: str, root: Path, variable: str) -> str:
 
 
 def _passwords(url: str) -> set[str]:
-    """The password of a URL, and whatever its query calls one, as written. Works on URLs that do not parse."""
-    found = set()
-    match = re.match(r"[^:/]*://[^:/@]*:(?P<password>.*)@", url)
-    if match:
-        found.add(match["password"])
-    try:
-        query = urlsplit(url).query
-    except ValueError:
-        query = url.partition("?")[2]
-    found |= {value for key, value in parse_qsl(query) if key.lower() in _SECRET_QUERY_KEYS}
-    return found
+    """The password of a URL, and whatever its query calls one, as written.
+
+    Works on URLs that do not parse: where a password may end at one of several '@', each of the texts counts.
+    """
+    login = re.match(r"[^:/]*://[^:/]*:(?P<rest>.*)", url, re.DOTALL)
+    rest = login["rest"] if login else ""
+    found = {rest[: at.start()] for at in re.finditer("@", rest)}
+    options = re.finditer(r"[?&](?P<name>[^=&?]+)=(?P<value>[^&]*)", url)
+    return found | {option["value"] for option in options if option["name"].lower() in SECRET_OPTIONS}
 
 
 def _split(text: str) -> tuple[str, ...]:

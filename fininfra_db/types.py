@@ -5,6 +5,7 @@ shifted or cut in silence. ``Amounts`` is JSON without binary floats. ``utc_now`
 expressions that the schema needs and that every database spells differently.
 """
 
+import math
 import os
 import time
 import uuid
@@ -14,12 +15,11 @@ from decimal import ROUND_HALF_EVEN, Context, Decimal
 from typing import Any, Final
 
 from sqlalchemy import JSON, DateTime, Dialect, Engine, Numeric, String, event
-from sqlalchemy.dialects import mssql, mysql
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.compiler import SQLCompiler
-from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy.sql.elements import ColumnElement, Null
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import Boolean, TypeDecorator, TypeEngine
 
@@ -81,7 +81,9 @@ class Money(TypeDecorator[Decimal]):
         if value is None or dialect.name != "sqlite":
             return value  # type: ignore[no-any-return]  # the driver's own Decimal
         amount = Decimal(format(value, f".{SQLITE_DIGITS}g")).quantize(_MONEY_QUANTUM, context=_EXACT)
-        if len(amount.normalize(_EXACT).as_tuple().digits) > SQLITE_DIGITS:
+        rounding = 0 if isinstance(value, int) else 2 * math.ulp(value)
+        cut = _EXACT.subtract(Decimal(value), amount).copy_abs() > rounding
+        if cut and abs(value) >= 10 ** (SQLITE_DIGITS - MONEY_SCALE):
             raise ValueRefused(f"A sum of more than {SQLITE_DIGITS} significant digits is not exact on SQLite.")
         return amount
 
@@ -96,10 +98,10 @@ def exact_money(value: Decimal | int | float) -> Decimal:
     """``value`` as a ``Decimal`` of scale 4, or ``ValueRefused`` when it is not exactly one that NUMERIC(19, 4) holds."""
     if isinstance(value, bool) or not isinstance(value, Decimal | int | float):
         raise ValueRefused(f"An amount of money is a Decimal, an int or an exact float, not {type(value).__name__}.")
-    amount = Decimal(str(value))
+    amount = Decimal(str(value)) if isinstance(value, float) else Decimal(value)
     if not amount.is_finite():
         raise ValueRefused("An amount of money is a finite number.")
-    if amount.adjusted() >= MONEY_PRECISION - MONEY_SCALE:
+    if amount and amount.adjusted() >= MONEY_PRECISION - MONEY_SCALE:
         raise ValueRefused(f"An amount of money has at most {MONEY_PRECISION - MONEY_SCALE} digits before the point.")
     quantized = amount.quantize(_MONEY_QUANTUM, context=_EXACT)
     if quantized != amount:
@@ -124,8 +126,12 @@ class UtcDateTime(TypeDecorator[datetime]):
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         if dialect.name in ("mysql", "mariadb"):
+            from sqlalchemy.dialects import mysql
+
             return dialect.type_descriptor(mysql.DATETIME(fsp=6))
         if dialect.name == "mssql":
+            from sqlalchemy.dialects import mssql
+
             return dialect.type_descriptor(mssql.DATETIME2(precision=6))  # type: ignore[no-untyped-call]
         return dialect.type_descriptor(DateTime(timezone=True))
 
@@ -180,7 +186,7 @@ class EncryptedString(TypeDecorator[str]):
 
     class Comparator(TypeDecorator.Comparator[str]):
         def operate(self, op: operators.OperatorType, *other: Any, **kwargs: Any) -> ColumnElement[Any]:
-            is_null_test = op in (operators.eq, operators.ne, operators.is_, operators.is_not) and other[0] is None
+            is_null_test = op in (operators.eq, operators.ne, operators.is_, operators.is_not) and isinstance(other[0], Null | None)
             if not is_null_test:
                 raise ValueRefused("A sealed column can be tested for NULL only: the same text is sealed differently each time.")
             return super().operate(op, *other, **kwargs)
@@ -222,8 +228,8 @@ def use_keyring(dialect: Dialect, keyring: Keyring) -> None:
 
 
 def _keyring(dialect: Dialect) -> Keyring:
-    keyring: Keyring = getattr(dialect, _KEYRING_ATTRIBUTE, None) or default_keyring()
-    return keyring
+    keyring: Keyring | None = getattr(dialect, _KEYRING_ATTRIBUTE, None)
+    return default_keyring() if keyring is None else keyring
 
 
 def new_id() -> str:

@@ -1,5 +1,6 @@
 """The program ``fininfra-db``: its groups, its help and its ends."""
 
+import gc
 import sys
 from itertools import groupby
 from typing import Annotated, Any
@@ -8,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 import fininfra_db
+from fininfra_db.cli.options import as_written
 
 _EPILOG = (
     "Exit codes: 0 done or nothing to do, 1 failed, 2 usage or configuration, 3 a check found work, "
@@ -17,6 +19,9 @@ _EPILOG = (
 
 class Group(TyperGroup):
     """A group that lists its commands by help panel, and answers a wrong command line in JSON when asked for JSON."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return as_written(super().get_params(ctx))
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(self.commands)
@@ -37,7 +42,8 @@ class Group(TyperGroup):
         except typer.TyperException as error:
             from fininfra_db.cli.output import usage_error
 
-            usage_error(next((word for word in given if not word.startswith("-")), ""), error.format_message())
+            context = getattr(error, "ctx", None)
+            usage_error(context.command_path.partition(" ")[2] if context else "", error.format_message())
             print(f"Error: {error.format_message()}", file=sys.stderr)
             sys.exit(error.exit_code)
         sys.exit(code if isinstance(code, int) else 0)
@@ -83,4 +89,7 @@ app = _build()
 
 def main() -> None:
     """Run the program."""
-    app(prog_name="fininfra-db")
+    try:
+        app(prog_name="fininfra-db")
+    finally:
+        gc.freeze()  # what is left ends with the process: searching it for garbage would take a fifth of a short command's time

@@ -1,17 +1,18 @@
 """The options that every command takes, declared once, and how a command comes to have them."""
 
 import functools
-import inspect
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 import typer
 from typer.core import TyperCommand
 
 from fininfra_db.errors import FininfraDbError
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 _RELATIVE: Final = re.compile(r"-\d+")
 
@@ -43,16 +44,59 @@ def _shared(
 ) -> None: ...
 
 
+@functools.cache
+def _shared_parameters() -> list[Any]:
+    """The shared options as Typer makes them, once for all commands."""
+    holder = typer.Typer(add_completion=False)
+    holder.command()(_shared)
+    return typer.main.get_command(holder).params
+
+
 def shared_options() -> frozenset[str]:
     """The names of the options that every command takes."""
-    return frozenset(inspect.signature(_shared).parameters)
+    return frozenset(parameter.name for parameter in _shared_parameters())
+
+
+class _AsWritten:
+    """How Typer is kept from checking a value: it would use Pydantic, whose import takes a fifth of a short command's time."""
+
+    converters: Final[dict[Any, Callable[[Any], Any]]] = {str: str, Path: Path, list[str]: tuple}
+
+    def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
+        if value is None:
+            return () if param.multiple or param.nargs == -1 else None
+        return self.converters[param.type_descriptor.annotation](value)
+
+
+def as_written(parameters: list[Any]) -> list[Any]:
+    """The parameters of a command; text, paths and flags among them are taken as they are written, unchecked."""
+    for parameter in parameters:
+        annotation = parameter.type_descriptor.annotation
+        if annotation is bool and parameter.default is None:
+            parameter.default = False
+        elif annotation in _AsWritten.converters:
+            parameter._runtime_param = _AsWritten()
+    return parameters
 
 
 class Command(TyperCommand):
-    """A command on which ``-1`` is a revision and not an option."""
+    """A command with the shared options, on which ``-1`` is a revision and not an option."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.params += _shared_parameters()
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return as_written(super().get_params(ctx))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         return super().parse_args(ctx, _relative_last(args, self._options_with_value()))
+
+    def invoke(self, ctx: Any) -> Any:
+        """Gather the shared options in ``ctx.obj``, an ``Invocation``; the command itself takes its own only."""
+        shared = {name: ctx.params.pop(name) for name in shared_options()}
+        ctx.obj = Invocation(command=ctx.command_path.split(" ", 1)[-1], **shared)
+        return super().invoke(ctx)
 
     def _options_with_value(self) -> set[str]:
         options = (parameter for parameter in self.params if parameter.param_type_name == "option")
@@ -71,28 +115,9 @@ def _relative_last(args: list[str], options_with_value: set[str]) -> list[str]:
     return [*rest, "--", *(args[index] for index in relative)]
 
 
-def command(app: typer.Typer, name: str, *, panel: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def command(app: typer.Typer, name: str, *, panel: str) -> Callable[[F], F]:
     """Register a command: its own signature plus the shared options, which reach it as ``ctx.obj``, an ``Invocation``."""
-    shared = inspect.signature(_shared).parameters
-
-    def register(function: Callable[..., None]) -> Callable[..., None]:
-        @functools.wraps(function)
-        def run(**values: Any) -> None:
-            context: typer.Context = values["ctx"]
-            path = context.command_path.split(" ", 1)[-1]
-            context.obj = Invocation(command=path, **{key: values.pop(key) for key in shared})
-            function(**values)
-
-        own = inspect.signature(function)
-        parameters = [*own.parameters.values(), *shared.values()]
-        run.__signature__ = own.replace(  # type: ignore[attr-defined]  # what inspect.signature, and so Typer, looks at first
-            parameters=[parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
-        )
-        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        app.command(name, cls=Command, rich_help_panel=panel)(run)
-        return function
-
-    return register
+    return app.command(name, cls=Command, rich_help_panel=panel)
 
 
 def complete_revision(ctx: typer.Context, incomplete: str) -> Iterator[tuple[str, str]]:

@@ -1,6 +1,7 @@
 """From an invocation to an exit code: the one boundary where errors become text."""
 
-import asyncio
+import os
+import signal
 import sys
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -37,6 +38,8 @@ def perform(ctx: typer.Context, operation: Operation, *, question: str | None = 
         output.target()
         if question is not None and not yes:
             _ask(question, output)
+        import asyncio
+
         from fininfra_db.database import Database
 
         return asyncio.run(operation(Database(settings, observer=output.step)))
@@ -49,9 +52,10 @@ def answer(ctx: typer.Context, work: Callable[[Output], Result]) -> None:
     invocation: Invocation = ctx.obj
     output = Output(invocation)
     _configure_logging(invocation)
+    signal.signal(signal.SIGINT, _interrupt)
     try:
         result = work(output)
-        output.result(result)
+        _print(output, result)
     except FininfraDbError as error:
         raise typer.Exit(_fail(output, error, error)) from None
     except KeyboardInterrupt as error:
@@ -60,9 +64,22 @@ def answer(ctx: typer.Context, work: Callable[[Output], Result]) -> None:
         )
         _fail(output, interrupted, error)
         raise typer.Exit(_INTERRUPTED) from None
-    except Exception as error:  # the last boundary: what nobody foresaw is still one message and no secret
+    except (Exception, SystemExit) as error:  # the last boundary: what nobody foresaw is still one message and no secret
         raise typer.Exit(_fail(output, _unforeseen(error), error)) from None
     raise typer.Exit(_FOUND_WORK if result.findings else 0)
+
+
+def _interrupt(*_: object) -> None:
+    """End what runs now. asyncio's own handler waits for it, and a revision's Python code may run for hours."""
+    raise KeyboardInterrupt
+
+
+def _print(output: Output, result: Result) -> None:
+    try:
+        output.result(result)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has seen enough; what is still to be flushed at the end goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _settings(invocation: Invocation) -> Settings:
@@ -87,11 +104,17 @@ def _ask(question: str, output: Output) -> None:
             f"This needs a confirmation and there is no terminal to ask on. Nothing was changed in {where}.",
             "Add --yes to go on without asking.",
         )
-    if not typer.confirm(question.format(database=where), err=True):
+    try:
+        confirmed = typer.confirm(question.format(database=where), err=True)
+    except typer.Abort as abort:
+        if isinstance(abort.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        confirmed = False
+    if not confirmed:
         raise Refused("Not confirmed. Nothing was changed.")
 
 
-def _unforeseen(error: Exception) -> FininfraDbError:
+def _unforeseen(error: BaseException) -> FininfraDbError:
     from sqlalchemy.exc import SQLAlchemyError
 
     from fininfra_db.dialects.base import first_line
@@ -119,3 +142,4 @@ def _configure_logging(invocation: Invocation) -> None:
 
         logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(name)s: %(message)s")
         logging.getLogger("alembic").setLevel(logging.INFO)
+        logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)

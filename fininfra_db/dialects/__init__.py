@@ -1,6 +1,6 @@
 """From settings to a database: which one, where, and the dialect that knows it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from sqlalchemy import URL, make_url
@@ -12,7 +12,7 @@ from fininfra_db.dialects.mysql import MysqlDialect
 from fininfra_db.dialects.postgresql import PostgresqlDialect
 from fininfra_db.dialects.sqlite import SqliteDialect
 from fininfra_db.errors import UrlInvalid
-from fininfra_db.settings import MASK, Settings
+from fininfra_db.settings import MASK, SECRET_OPTIONS, Settings
 
 __all__ = ["Dialect", "Features", "Target", "dialect_of", "target_of"]
 
@@ -32,7 +32,7 @@ class Target:
     """The database of a run. ``url`` has an asynchronous driver and holds the password: show ``display`` instead."""
 
     dialect: Dialect
-    url: URL
+    url: URL = field(repr=False)
     source: str
 
     @property
@@ -40,7 +40,7 @@ class Target:
         """The URL without any secret."""
         shown = self.url
         for name in shown.query:
-            if name.lower() in {"password", "passwd", "pwd", "sslpassword", "token", "secret"}:
+            if name.lower() in SECRET_OPTIONS:
                 shown = shown.update_query_dict({name: MASK})
         return shown.render_as_string(hide_password=True)
 
@@ -51,9 +51,9 @@ def target_of(settings: Settings) -> Target:
         url = make_url(settings.sql_url)
     except (ArgumentError, ValueError):
         raise UrlInvalid(f"The database URL ({settings.sql_url_source}) cannot be parsed.", _SHAPE) from None
-    if url.host and "@" in url.host:
-        raise UrlInvalid(f"The password in the database URL ({settings.sql_url_source}) holds an '@' that is not percent-encoded.", _SHAPE)
     dialect = dialect_of(url.get_backend_name())
+    if dialect.features.has_server and "@" in f"{url.host}{url.database}":
+        raise UrlInvalid(f"The password in the database URL ({settings.sql_url_source}) holds an '@' that is not percent-encoded.", _SHAPE)
     if dialect.features.has_server and not url.database:
         raise UrlInvalid(f"The database URL ({settings.sql_url_source}) names no database.", _SHAPE)
     return Target(dialect, dialect.locate(url, settings.project_root), settings.sql_url_source)

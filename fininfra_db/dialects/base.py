@@ -4,6 +4,7 @@ Code that talks to the database is written once, on a synchronous ``Connection``
 """
 
 import asyncio
+import math
 import random
 import socket
 import time
@@ -11,16 +12,18 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from sqlalchemy import URL, Connection, Engine, create_mock_engine
 from sqlalchemy import Dialect as SqlalchemyDialect
 from sqlalchemy.exc import DBAPIError, InvalidRequestError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fininfra_db.dialects.tls import OPTIONS as TLS_OPTIONS
 from fininfra_db.dialects.tls import tls_of
 from fininfra_db.errors import DatabaseMissing, DatabaseUnreachable, FininfraDbError, LockNotObtained, UrlInvalid
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
 
 CONNECT_TIMEOUT = 10.0
 """Seconds to wait for a server that does not answer, unless the URL says ``connect_timeout``."""
@@ -31,7 +34,7 @@ LOCK_TIMEOUT = 300.0
 Purpose = Literal["application", "reading", "migration", "maintenance"]
 """What an engine is for. Reading never writes; migration holds SQLite's write lock; maintenance runs in AUTOCOMMIT."""
 
-ConnectionOpener = Callable[[], AbstractAsyncContextManager[AsyncConnection]]
+ConnectionOpener = Callable[[], AbstractAsyncContextManager["AsyncConnection"]]
 
 
 @dataclass(frozen=True)
@@ -72,10 +75,12 @@ class Dialect:
         query = {name: value if isinstance(value, str) else value[-1] for name, value in url.query.items()}
         bare = url.difference_update_query([*TLS_OPTIONS, "connect_timeout"])
         try:
-            timeout = float(query.get("connect_timeout", CONNECT_TIMEOUT)) or None
+            timeout = float(query.get("connect_timeout", CONNECT_TIMEOUT))
         except ValueError:
-            raise UrlInvalid("connect_timeout is not a number of seconds.", "Correct the database URL.") from None
-        return self.driver_arguments(bare, query, timeout)
+            timeout = math.nan
+        if not math.isfinite(timeout):
+            raise UrlInvalid("connect_timeout is not a number of seconds.", "Correct the database URL.")
+        return self.driver_arguments(bare, query, timeout if timeout > 0 else None)
 
     def driver_arguments(self, url: URL, query: Mapping[str, str], timeout: float | None) -> tuple[URL, dict[str, Any]]:
         """Translate libpq's options in ``query`` for the driver. ``timeout`` is in seconds, None for no limit."""

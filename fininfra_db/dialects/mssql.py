@@ -35,6 +35,11 @@ class MssqlDialect(Dialect):
                 "SQL Server's driver takes trusted certificates from the system, not from the URL.",
                 "Install the certificate on the system and remove sslrootcert, sslcert and sslkey.",
             )
+        if "odbc_connect" in query:
+            raise UrlInvalid(
+                "odbc_connect would make the driver ignore the rest of the database URL, sslmode included.",
+                "Write the parts as mssql://user:password@host:1433/name.",
+            )
         options = {"driver": query.get("driver", _ODBC_DRIVER)}
         if tls.mode is not None:
             options["Encrypt"] = "yes" if tls.required else "no" if tls.mode == "disable" else "optional"

@@ -1,7 +1,10 @@
 """MySQL and MariaDB, through aiomysql (or asyncmy, when the URL names it)."""
 
+import asyncio
 from collections.abc import Mapping
+from functools import partial
 from hashlib import sha256
+from importlib import import_module
 from typing import Any, Final
 
 from sqlalchemy import URL, Connection, Engine, event, text
@@ -24,16 +27,19 @@ class MysqlDialect(Dialect):
     maintenance_database = "information_schema"
 
     def driver_arguments(self, url: URL, query: Mapping[str, str], timeout: float | None) -> tuple[URL, dict[str, Any]]:
-        arguments: dict[str, Any] = {"connect_timeout": timeout}
+        tls = tls_of(query)
+        creator = partial(_connect, url.get_driver_name(), timeout, tls.required)
+        arguments: dict[str, Any] = {"async_creator_fn": creator}
+        if url.password:  # the drivers encode it as Latin-1, the server has hashed it as UTF-8
+            arguments["password"] = url.password.encode().decode("latin-1")
         if "charset" not in query:
             arguments["charset"] = "utf8mb4"
-        tls = tls_of(query)
         if tls.mode not in (None, "disable"):
             arguments["ssl"] = tls.context()
         return url, arguments
 
     def insist_on_tls(self, engine: Engine) -> None:
-        """The driver goes on in plain text when the server offers no TLS; ask the session what it got."""
+        """Whatever the driver did before, ask the session what it got."""
 
         @event.listens_for(engine, "connect")
         def look(dbapi_connection: Any, _record: Any) -> None:
@@ -42,10 +48,8 @@ class MysqlDialect(Dialect):
             row = cursor.fetchone()
             cursor.close()
             if not row or not row[1]:
-                raise DatabaseUnreachable(
-                    "The URL requires TLS and the server offers none; the connection was closed.",
-                    "Turn TLS on at the server, or use sslmode=disable on a network that you trust.",
-                )
+                dbapi_connection.close()
+                raise _no_tls()
 
     def says_missing(self, error: BaseException) -> bool:
         cause = error.orig if isinstance(error, DBAPIError) else error
@@ -60,6 +64,38 @@ class MysqlDialect(Dialect):
 
     def unlock(self, connection: Connection) -> None:
         connection.execute(text("SELECT RELEASE_LOCK(:name)"), {"name": _lock_name(connection)})
+
+
+async def _connect(driver: str, timeout: float | None, tls_required: bool, **options: Any) -> Any:
+    """A driver's connection. The drivers' own timeouts end when TCP is up, and a mute server would hold them for ever."""
+    connect = import_module(driver).connect  # asyncmy never goes on without TLS when it was given an SSLContext
+    if tls_required and driver == "aiomysql":
+        connect = _connect_with_tls
+    async with asyncio.timeout(timeout):
+        return await connect(**options)
+
+
+async def _connect_with_tls(**options: Any) -> Any:
+    """aiomysql logs in as plain text when the server offers no TLS, and an impostor may ask for the bare password: stop before that."""
+    from aiomysql.connection import Connection
+    from pymysql.constants.CLIENT import SSL  # type: ignore[import-untyped]
+
+    class TlsConnection(Connection):  # type: ignore[misc]
+        async def _request_authentication(self) -> None:
+            if not self.server_capabilities & SSL:
+                raise _no_tls()
+            await super()._request_authentication()
+
+    connection = TlsConnection(**options)
+    await connection._connect()
+    return connection
+
+
+def _no_tls() -> DatabaseUnreachable:
+    return DatabaseUnreachable(
+        "The URL requires TLS and the server offers none; the connection was closed.",
+        "Turn TLS on at the server, or use sslmode=disable on a network that you trust.",
+    )
 
 
 def _lock_name(connection: Connection) -> str:

@@ -30,7 +30,8 @@ class PostgresqlDialect(Dialect):
         tls = tls_of(query)
         if url.get_driver_name() == "psycopg":  # libpq itself: it takes its own options as they are
             own = {name: query[name] for name in ("sslmode", "sslrootcert", "sslcert", "sslkey") if name in query}
-            return url, own | {"connect_timeout": int(timeout or 0)}
+            # The name "psycopg" alone is the synchronous driver, unless SQLAlchemy's own asynchronous engine asks.
+            return url.set(drivername="postgresql+psycopg_async"), own | {"connect_timeout": int(timeout or 0)}
         arguments: dict[str, Any] = {"timeout": timeout}
         if tls.mode is not None:
             arguments["ssl"] = _asyncpg_ssl(tls)
@@ -61,8 +62,11 @@ class PostgresqlDialect(Dialect):
 
 
 def _asyncpg_ssl(tls: Tls) -> Any:
-    """asyncpg takes libpq's weaker modes by name, with its fallback, and a context for the rest."""
-    return tls.context() if tls.required else tls.mode
+    """asyncpg takes libpq's weaker modes by name, with its fallback, and a context for the rest.
+
+    By name it would leave a client certificate out, so one that is given makes TLS required.
+    """
+    return tls.context() if tls.required or (tls.certificate and tls.mode != "disable") else tls.mode
 
 
 def _server_settings(options: str) -> dict[str, str]:

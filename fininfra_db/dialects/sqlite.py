@@ -29,7 +29,7 @@ class SqliteDialect(Dialect):
         name = url.database
         if not name or name == ":memory:" or name.startswith("file:"):
             return located
-        return located.set(database=os.path.normpath(project_root / Path(name).expanduser()))
+        return located.set(database=os.path.normpath(project_root / os.path.expanduser(name)))
 
     def engine_arguments(self, url: URL, purpose: Purpose) -> tuple[URL, dict[str, Any]]:
         if purpose == "application":

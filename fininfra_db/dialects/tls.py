@@ -3,6 +3,7 @@
 The meaning of each mode is libpq's (PostgreSQL documentation, "SSL Mode Descriptions"); none is ever weakened.
 """
 
+import os
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ class Tls:
             if self.verified:
                 self._trust(context)
             if self.certificate:
-                context.load_cert_chain(Path(self.certificate).expanduser(), self.key and Path(self.key).expanduser())
+                context.load_cert_chain(os.path.expanduser(self.certificate), self.key and os.path.expanduser(self.key))
         except (OSError, ssl.SSLError) as error:
             raise UrlInvalid(
                 f"A TLS certificate or key of the database URL cannot be loaded: {error.strerror or type(error).__name__}.",
@@ -57,14 +58,19 @@ class Tls:
         if root is None or root == "system":
             context.load_default_certs(ssl.Purpose.SERVER_AUTH)
         else:
-            context.load_verify_locations(Path(root).expanduser())
+            context.load_verify_locations(os.path.expanduser(root))
 
 
 def tls_of(query: Mapping[str, str]) -> Tls:
-    """Read the TLS options of a URL's query. Raises ``UrlInvalid`` for a mode that libpq does not have."""
+    """Read the TLS options of a URL's query. Raises ``UrlInvalid`` for what libpq does not take."""
     mode = query.get("sslmode")
+    root = query.get("sslrootcert")
     if mode is not None and mode not in _MODES:
         raise UrlInvalid(f"sslmode is not one of {', '.join(_MODES)}.", "Correct the database URL.")
-    if mode is None and query.get("sslrootcert"):
-        mode = "verify-ca"
-    return Tls(mode, query.get("sslrootcert"), query.get("sslcert"), query.get("sslkey"))
+    if root == "system" and mode not in (None, "verify-full"):
+        raise UrlInvalid(
+            "sslrootcert=system needs sslmode=verify-full: any public certificate would do otherwise.", "Correct the database URL."
+        )
+    if mode is None:
+        mode = "verify-full" if root == "system" else "verify-ca" if root else "prefer" if query.get("sslcert") else None
+    return Tls(mode, root, query.get("sslcert"), query.get("sslkey"))

@@ -11,13 +11,14 @@ from alembic.autogenerate.api import RevisionContext
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import Script, ScriptDirectory
+from alembic.util import asbool
 from alembic.util import rev_id as random_identifier
 from sqlalchemy import create_engine
 
 from fininfra_db.errors import MultipleHeads, NotAtHead, OptionsInvalid
 from fininfra_db.migrate.config import Project, alembic_config
-from fininfra_db.migrate.drift import is_empty, refuse_drops
-from fininfra_db.migrate.environment import execute, execute_on, load_scripts
+from fininfra_db.migrate.drift import differences, is_empty, refuse_drops
+from fininfra_db.migrate.environment import Work, execute, execute_on, load_scripts
 from fininfra_db.migrate.lookup import alembic_errors
 from fininfra_db.migrate.rendering import render_item
 from fininfra_db.migrate.runner import read_versions, refuse_unknown
@@ -52,11 +53,23 @@ async def write_revision(project: Project, draft: Draft) -> Revised:
     author = _author(config, scripts, draft)
     if draft.autogenerate:
         await _require_head(project)
-        await _compare(project, config, author, draft)
+        await _ask_environment(project, config, author)
+        if not draft.allow_drop and not project.is_ours:
+            refuse_drops(author.generated_revisions)
         if is_empty(author.generated_revisions):
             return Revised()
+    elif asbool(config.get_alembic_option("revision_environment")):
+        await _ask_environment(project, config, author)
     with alembic_errors():
         return _revised(list(author.generate_scripts()))
+
+
+async def find_drift(project: Project) -> tuple[str, ...]:
+    """Each difference between the models and a database at head, in words: what a revision would hold. Nothing is written."""
+    config = alembic_config(project)
+    author = _author(config, load_scripts(config), Draft(autogenerate=True))
+    await _ask_environment(project, config, author)
+    return differences(author.generated_revisions)
 
 
 async def write_first_revision(project: Project) -> Revised:
@@ -73,7 +86,7 @@ async def write_first_revision(project: Project) -> Revised:
     engine = create_engine("sqlite://")
     try:
         with engine.connect() as connection:
-            execute_on(connection, config, _comparing(author))
+            await execute_on(connection, config, _filling(author))
     finally:
         engine.dispose()
     for script in author.generated_revisions:
@@ -134,15 +147,16 @@ async def _require_head(project: Project) -> None:
         )
 
 
-async def _compare(project: Project, config: Config, author: RevisionContext, draft: Draft) -> None:
-    await execute(project, _comparing(author), "reading", config, template_args=author.template_args, revision_context=author)
-    if not draft.allow_drop and not project.is_ours:
-        refuse_drops(author.generated_revisions)
+async def _ask_environment(project: Project, config: Config, author: RevisionContext) -> None:
+    """Let ``env.py`` say what the revision holds: its models, compared with the database, and its hooks."""
+    await execute(project, _filling(author), "reading", config, template_args=author.template_args, revision_context=author)
 
 
-def _comparing(author: RevisionContext) -> Any:
+def _filling(author: RevisionContext) -> Work:
+    fill = author.run_autogenerate if author.command_args["autogenerate"] else author.run_no_autogenerate
+
     def work(versions: tuple[str, ...], context: MigrationContext) -> Iterable[Any]:
-        author.run_autogenerate(versions, context)
+        fill(versions, context)
         return ()
 
     return work

@@ -66,7 +66,7 @@ class Project:
 
 def find_project(settings: Settings) -> Project:
     """The migrations of the project root. Raises ``ProjectNotFound`` when there are none."""
-    options = _alembic_options(settings.project_root)
+    options = alembic_options(settings.project_root)
     if options is None:
         raise ProjectNotFound(
             f"There is no {INI_NAME} in {settings.project_root} or above.",
@@ -83,8 +83,11 @@ def find_project(settings: Settings) -> Project:
     return Project(settings, location, versions, recursive)
 
 
-def _alembic_options(root: Path) -> dict[str, Any] | None:
-    """Alembic's options: those of ``[tool.alembic]`` in pyproject.toml, overridden by ``[alembic]`` in alembic.ini."""
+def alembic_options(root: Path) -> dict[str, Any] | None:
+    """Alembic's options: those of ``[tool.alembic]`` in pyproject.toml, overridden by ``[alembic]`` in alembic.ini.
+
+    None where there is neither.
+    """
     ini = read_ini(root / INI_NAME)
     pyproject = root / PYPROJECT
     options: dict[str, Any] = {}
@@ -112,26 +115,29 @@ def _as_path(value: Any, root: Path) -> Path:
     return root / text
 
 
-def alembic_config(project: Project, **attributes: Any) -> "Config":
+def alembic_config(project: Project, *, autogenerate: bool = False, **attributes: Any) -> "Config":
     """Alembic's ``Config`` for a project, silent and with ``attributes`` for ``env.py``.
 
     The URL is in there for a foreign ``env.py`` only, which reads it from ``sqlalchemy.url``; ours is handed a connection.
+    ``autogenerate`` is where Alembic's own command line has it, since hooks of an ``env.py`` look for it there.
     """
     from alembic.config import Config
 
     from fininfra_db.dialects import target_of
 
     root = project.settings.project_root
-    pyproject = root / PYPROJECT
+    ini, pyproject = root / INI_NAME, root / PYPROJECT
     config = Config(
-        str(root / INI_NAME),
+        str(ini) if ini.is_file() else None,
         toml_file=str(pyproject) if pyproject.is_file() else None,
         stdout=StringIO(),
-        cmd_opts=Namespace(quiet=True, x=None),
+        cmd_opts=Namespace(quiet=True, x=None, autogenerate=autogenerate),
     )
     config.set_main_option("script_location", _escape(str(project.location)))
     if not project.is_ours:
-        config.set_main_option("sqlalchemy.url", _escape(target_of(project.settings).url.render_as_string(hide_password=False)))
+        target = target_of(project.settings)
+        url, _ = target.dialect.engine_arguments(target.url, "application")
+        config.set_main_option("sqlalchemy.url", _escape(url.render_as_string(hide_password=False)))
     config.attributes["settings"] = project.settings
     config.attributes.update(attributes)
     make_importable(root)

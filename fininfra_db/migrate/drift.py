@@ -2,16 +2,18 @@
 
 import ast
 import functools
+import re
+from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Final
 
-from alembic.autogenerate import produce_migrations
 from alembic.config import Config
 from alembic.operations import ops
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Column, DefaultClause
+from sqlalchemy.sql import functions
 from sqlalchemy.sql.schema import SchemaItem
 
 from fininfra_db.errors import Refused
@@ -23,6 +25,8 @@ _PLUGINS: Final = ["alembic.autogenerate.*", "alembic.ext.checkconstraint_byname
 _RESERVED_PREFIX: Final = "fininfra_"
 """Tables of this program's own, never a matter of the models."""
 
+_NAMES_OF_NOW: Final = ("now", "current_timestamp", "getdate")
+_QUOTED: Final = re.compile(r"'((?:[^']|'')*)'(?:::.*)?")
 _TABLE_MAKERS: Final = ("create_table", "rename_table")
 
 
@@ -38,8 +42,7 @@ def comparison_options(config: Config, scripts: ScriptDirectory) -> dict[str, An
         return not reflected or compare_to is not None or name in owned()
 
     def guard(_context: MigrationContext, _revision: Any, directives: list[ops.MigrationScript]) -> None:
-        autogenerate = getattr(config.cmd_opts, "autogenerate", False) or config.attributes.get("autogenerate", False)
-        if not autogenerate:
+        if not getattr(config.cmd_opts, "autogenerate", False):
             return
         if is_empty(directives):
             directives.clear()
@@ -48,6 +51,7 @@ def comparison_options(config: Config, scripts: ScriptDirectory) -> dict[str, An
             refuse_drops(directives)
         for script in directives:
             leave_out_indexes_of_dropped_tables(script)
+            put_foreign_keys_in_order(script)
 
     return {
         "include_object": is_ours,
@@ -68,8 +72,7 @@ def refuse_drops(directives: list[ops.MigrationScript]) -> None:
 
     A model that was not imported looks exactly like a table to drop, and a renamed column like one to drop and one to add.
     """
-    operations = [operation for script in directives if script.upgrade_ops for operation in _flatten(script.upgrade_ops)]
-    drops = [_in_words(operation) for operation in operations if isinstance(operation, ops.DropTableOp | ops.DropColumnOp)]
+    drops = [_in_words(operation) for operation in _operations(directives) if isinstance(operation, ops.DropTableOp | ops.DropColumnOp)]
     if drops:
         raise Refused(
             f"The revision would lose data: {', '.join(drops)}. Nothing was written.",
@@ -77,21 +80,39 @@ def refuse_drops(directives: list[ops.MigrationScript]) -> None:
         )
 
 
-def differences(context: MigrationContext) -> list[str]:
+def differences(directives: list[ops.MigrationScript]) -> tuple[str, ...]:
     """Each difference between the models and the database, in words."""
-    script = produce_migrations(context, context.opts["target_metadata"])
-    assert script.upgrade_ops is not None
-    return [_in_words(operation) for operation in _flatten(script.upgrade_ops)]
+    return tuple(_in_words(operation) for operation in _operations(directives))
 
 
 def leave_out_indexes_of_dropped_tables(script: ops.MigrationScript) -> None:
     """An index goes with its table. MySQL refuses to drop it before, when a foreign key needs it (error 1553)."""
     for container in (*script.upgrade_ops_list, *script.downgrade_ops_list):
         dropped = {operation.table_name for operation in container.ops if isinstance(operation, ops.DropTableOp)}
-        for modification in [each for each in container.ops if isinstance(each, ops.ModifyTableOps) and each.table_name in dropped]:
-            modification.ops = [operation for operation in modification.ops if not isinstance(operation, ops.DropIndexOp)]
-            if not modification.ops:
-                container.ops.remove(modification)
+        _take(container, [each for each in _flatten(container) if isinstance(each, ops.DropIndexOp) and each.table_name in dropped])
+
+
+def put_foreign_keys_in_order(script: ops.MigrationScript) -> None:
+    """A foreign key goes before, and comes after, what it needs: its table, the key it points to and, on MySQL, its index."""
+    for container in (*script.upgrade_ops_list, *script.downgrade_ops_list):
+        changes = _flatten(container)
+        going = [each for each in changes if isinstance(each, ops.DropConstraintOp) and each.constraint_type == "foreignkey"]
+        coming = [each for each in changes if isinstance(each, ops.CreateForeignKeyOp)]
+        first, last = _take(container, going), _take(container, coming)
+        container.ops = [*first, *container.ops, *last]
+
+
+def _take(container: ops.OpContainer, unwanted: Sequence[ops.MigrateOperation]) -> list[ops.MigrateOperation]:
+    """Take operations out of the changes of tables. Returns them, in changes of tables of their own."""
+    taken: list[ops.MigrateOperation] = []
+    for change in [each for each in container.ops if isinstance(each, ops.ModifyTableOps)]:
+        found = [operation for operation in change.ops if operation in unwanted]
+        if found:
+            taken.append(ops.ModifyTableOps(change.table_name, found, schema=change.schema))
+            change.ops = [operation for operation in change.ops if operation not in unwanted]
+        if not change.ops:
+            container.ops.remove(change)
+    return taken
 
 
 def tables_made_by(scripts: ScriptDirectory) -> set[str]:
@@ -116,12 +137,17 @@ def _compare_server_default(
 ) -> bool | None:
     """Whether a default differs; None leaves the question to Alembic.
 
-    Databases give ``utc_now()`` back in words of their own, so there presence counts, and a number in digits of their
-    own (MySQL: ``0.0000`` for 0, 0 for false), so numbers are compared as numbers.
+    Databases give a default back in words of their own: of ``utc_now()`` only its presence can be compared, of ``now()``
+    its names. A number is compared as a number (MySQL: ``0.0000`` for 0, 0 for false), a text without its quotes.
     """
-    default = metadata_column.server_default
-    if isinstance(default, DefaultClause) and isinstance(default.arg, utc_now):
+    default = metadata_column.server_default.arg if isinstance(metadata_column.server_default, DefaultClause) else None
+    if isinstance(default, utc_now):
         return inspected_default is None
+    if isinstance(default, functions.now):
+        return (inspected_default or "").strip("()").lower() not in _NAMES_OF_NOW
+    text = _QUOTED.fullmatch(inspected_default or "")
+    if isinstance(default, str) and text and text[1].replace("''", "'") == default:
+        return False
     found, wanted = _as_number(inspected_default), _as_number(rendered)
     return found != wanted if found is not None and wanted is not None else None
 
@@ -132,6 +158,10 @@ def _as_number(default: str | None) -> Decimal | None:
         return Decimal({"false": "0", "true": "1"}.get(text, text))
     except InvalidOperation:
         return None
+
+
+def _operations(directives: list[ops.MigrationScript]) -> list[ops.MigrateOperation]:
+    return [operation for script in directives for container in script.upgrade_ops_list for operation in _flatten(container)]
 
 
 def _flatten(container: ops.OpContainer) -> list[ops.MigrateOperation]:

@@ -7,8 +7,8 @@ through ``Config.attributes``, a foreign one connects by itself.
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from io import StringIO
 from pathlib import Path
 from typing import Any, Final
@@ -19,22 +19,20 @@ from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Dialect as SqlalchemyDialect
 from sqlalchemy.engine.mock import MockConnection
 from sqlalchemy.util import greenlet_spawn
 
+from fininfra_db.connections import migration_lock, open_connection
 from fininfra_db.dialects import Dialect, dialect_of, target_of
 from fininfra_db.dialects.base import Purpose
-from fininfra_db.errors import (
-    DatabaseUnreachable,
-    FininfraDbError,
-    RevisionBroken,
-)
+from fininfra_db.errors import FininfraDbError, RevisionBroken
 from fininfra_db.migrate.config import Project, alembic_config, load_metadata
 from fininfra_db.migrate.drift import comparison_options
+from fininfra_db.migrate.enums import MAKES_TYPES
 from fininfra_db.migrate.lookup import alembic_errors
 from fininfra_db.migrate.rendering import render_item
-from fininfra_db.session import migration_lock, open_connection
 from fininfra_db.settings import Settings, load_settings
 
 Work = Callable[[tuple[str, ...], MigrationContext], Iterable[Any]]
@@ -54,16 +52,17 @@ async def execute(project: Project, work: Work, purpose: Purpose, config: Config
         options["dont_mutate"] = True
     async with _one_at_a_time():
         scripts = load_scripts(config)
-        if not project.is_ours:
-            await _in_foreign_environment(project, config, scripts, work, options)
-            return
         async with open_connection(project.settings, purpose) as connection:
-            await connection.run_sync(lambda sync: _run(_with_connection(config, sync), scripts, work, options))
+            if project.is_ours:
+                await connection.run_sync(lambda sync: _run(_with_connection(config, sync), scripts, work, options))
+            else:
+                await _in_foreign_environment(project, config, scripts, work, options)
 
 
-def execute_on(connection: Connection, config: Config, work: Work, **options: Any) -> None:
-    """Run ``work`` in our environment on a connection of the caller's, who sees to it that nothing else of Alembic runs."""
-    _run(_with_connection(config, connection), load_scripts(config), work, options | {"dont_mutate": True})
+async def execute_on(connection: Connection, config: Config, work: Work) -> None:
+    """Run ``work``, which reads, in our environment on a connection of the caller's."""
+    async with _one_at_a_time():
+        _run(_with_connection(config, connection), load_scripts(config), work, {"dont_mutate": True})
 
 
 def render(project: Project, work: Work, **options: Any) -> str:
@@ -150,6 +149,7 @@ def _options(settings: Settings, dialect: Dialect) -> dict[str, Any]:
     return {
         "target_metadata": metadata[0] if len(metadata) == 1 else metadata,
         "render_as_batch": True,
+        MAKES_TYPES: True,
         "render_item": render_item,
         "transactional_ddl": dialect.features.transactional_ddl,
         "transaction_per_migration": dialect.features.transaction_per_revision,
@@ -166,27 +166,38 @@ async def _in_foreign_environment(project: Project, config: Config, scripts: Scr
     """Run a foreign ``env.py`` in a thread, where it may start an event loop.
 
     One that starts none makes a synchronous engine from our asynchronous URL: it runs inside a greenlet, where
-    SQLAlchemy's asynchronous drivers can be waited for.
+    SQLAlchemy's asynchronous drivers can be waited for. A connection of ours was made before, though ``env.py`` makes its
+    own: a database that cannot be reached is reported in our words, and a SQLite file is never left half made.
     """
-    target = target_of(project.settings)
-    target.dialect.look_before_connecting(target.url, "reading" if options.get("dont_mutate") else "migration")
 
     def run_here() -> None:
-        if project.is_asynchronous:
-            _run(config, scripts, work, options)
-        else:
-            asyncio.run(greenlet_spawn(_run, config, scripts, work, options))
+        with _connecting_as_the_url_says(project.settings):
+            if project.is_asynchronous:
+                _run(config, scripts, work, options)
+            else:
+                asyncio.run(greenlet_spawn(_run, config, scripts, work, options))
 
+    await asyncio.to_thread(run_here)
+
+
+@contextmanager
+def _connecting_as_the_url_says(settings: Settings) -> Iterator[None]:
+    """Let the engines that this thread makes with our driver understand libpq's options too.
+
+    They are no part of the URL that a foreign ``env.py`` reads, since not every driver takes them from there.
+    """
+    target, thread = target_of(settings), threading.get_ident()
+    url, ours = target.dialect.engine_arguments(target.url, "application")
+
+    def add(dialect: SqlalchemyDialect, _record: Any, _arguments: Any, options: dict[str, Any]) -> None:
+        if threading.get_ident() == thread and dialect.driver == url.get_driver_name():
+            options.update(ours)
+
+    event.listen(Engine, "do_connect", add)
     try:
-        await asyncio.to_thread(run_here)
-    except OSError as error:
-        raise _unreachable(project, error) from None
-
-
-def _unreachable(project: Project, error: OSError) -> FininfraDbError:
-    target = target_of(project.settings)
-    known = target.dialect.connection_error(error, target.url)
-    return DatabaseUnreachable(project.settings.redact(known.message), known.hint)
+        yield
+    finally:
+        event.remove(Engine, "do_connect", add)
 
 
 def _with_connection(config: Config, connection: Connection) -> Config:

@@ -2,15 +2,11 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
 
 from fininfra_db.migrate.config import Project
 from fininfra_db.migrate.history import History
 from fininfra_db.migrate.runner import read_versions
 from fininfra_db.results import Checked, Current, Finding, RevisionInfo, Revisions
-
-if TYPE_CHECKING:
-    from alembic.runtime.migration import MigrationContext
 
 
 def look_at_current(history: History, versions: tuple[str, ...], *, check_heads: bool) -> Current:
@@ -57,7 +53,9 @@ async def check(project: Project) -> Checked:
     pending = _pending(history, versions)
     if pending:
         return Checked(pending=pending_revisions(history, versions), findings=findings + pending)
-    drift = await _differences(project)
+    from fininfra_db.migrate.authoring import find_drift
+
+    drift = await find_drift(project)
     if drift:
         findings += (
             Finding(
@@ -72,20 +70,6 @@ async def check(project: Project) -> Checked:
 def pending_revisions(history: History, versions: tuple[str, ...]) -> tuple[str, ...]:
     """The revisions that the database does not have yet, in order of identifier."""
     return tuple(sorted(set(history.revisions) - history.ancestors(versions)))
-
-
-async def _differences(project: Project) -> tuple[str, ...]:
-    from fininfra_db.migrate.drift import differences
-    from fininfra_db.migrate.environment import execute
-
-    found: list[str] = []
-
-    def work(_versions: tuple[str, ...], context: "MigrationContext") -> Iterable[Any]:
-        found.extend(differences(context))
-        return ()
-
-    await execute(project, work, "reading")
-    return tuple(found)
 
 
 def _unknown(history: History, versions: tuple[str, ...]) -> tuple[Finding, ...]:

@@ -1,14 +1,16 @@
 """How models are written into a revision file: neutral between databases, and without the application's code."""
 
+import functools
 from typing import Any, Literal
 
 from alembic.autogenerate.api import AutogenContext
 from alembic.autogenerate.render import _repr_type
-from sqlalchemy import JSON, CheckConstraint, DefaultClause
+from sqlalchemy import JSON, URL, CheckConstraint, DefaultClause, Dialect
 from sqlalchemy.sql import functions
 from sqlalchemy.sql.elements import False_, True_
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy.types import TypeDecorator, TypeEngine, to_instance
 
+from fininfra_db.dialects import dialect_of
 from fininfra_db.types import Amounts, EncryptedString, Money, UtcDateTime, currency_code, utc_now
 
 _MODULE = "fininfra_db.types"
@@ -24,7 +26,9 @@ def render_item(kind: str, item: Any, autogen_context: AutogenContext) -> str | 
     if kind == "type" and isinstance(item, TypeDecorator):
         if isinstance(item, _OUR_TYPES):
             return _ours(repr(item), autogen_context)
-        return "sa.JSON()" if isinstance(item, Amounts) else _repr_type(item.impl_instance, autogen_context)
+        if isinstance(item, Amounts):
+            return "sa.JSON()"
+        return False if type(item).__module__.startswith("sqlalchemy.") else _repr_type(_stored(item), autogen_context)
     if kind == "type" and type(item) is JSON:
         return "sa.JSON()"
     if kind == "server_default" and isinstance(item, DefaultClause):
@@ -33,6 +37,24 @@ def render_item(kind: str, item: Any, autogen_context: AutogenContext) -> str | 
         condition = _ours(f"currency_code({item.sqltext.column!r})", autogen_context)
         return f"sa.CheckConstraint({condition}, name=op.f({str(item.name)!r}))"
     return False
+
+
+def _stored(decorator: TypeDecorator[Any]) -> TypeEngine[Any]:
+    """The type that an application's type stores, with a variant for each database where it chooses another."""
+    stored, *others = (decorator.load_dialect_impl(dialect) for dialect in _dialects())
+    for dialect, other in zip(_dialects()[1:], others, strict=True):
+        if repr(other) != repr(stored):
+            stored = stored.with_variant(other, dialect.name)
+    return stored
+
+
+@functools.cache
+def _dialects() -> tuple[Dialect, ...]:
+    """SQLAlchemy's dialects, SQLite first, made to leave a type as its author names it and not as a driver adapts it."""
+    found = tuple(dialect_of(name).offline(URL.create(name)) for name in ("sqlite", "postgresql", "mysql", "mssql"))
+    for dialect in found:
+        dialect.type_descriptor = to_instance  # type: ignore[method-assign]
+    return found
 
 
 def _server_default(default: Any, autogen_context: AutogenContext) -> str | Literal[False]:

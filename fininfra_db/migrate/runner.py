@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING, Any, Literal
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import DBAPIError
 
+from fininfra_db.connections import migration_lock, read
 from fininfra_db.dialects import target_of
 from fininfra_db.dialects.base import first_line
 from fininfra_db.errors import DatabaseAhead, FininfraDbError, MigrationFailed, OptionsInvalid, RevisionNotFound
 from fininfra_db.migrate.config import Project
 from fininfra_db.migrate.history import History
 from fininfra_db.results import Migrated, Script, Stamped, Step
-from fininfra_db.session import migration_lock, open_connection
 
 if TYPE_CHECKING:
+    from alembic.config import Config
     from alembic.runtime.migration import MigrationContext
 
 VERSION_TABLE = "alembic_version"
@@ -39,13 +40,14 @@ class _Run:
     steps: list[Step] = field(default_factory=list)
     running: Step | None = None
     expected: tuple[str, ...] = ()
+    rolls_back: bool = True
+    """Whether a revision that fails leaves nothing behind, as ``env.py`` configured it."""
 
 
 async def read_versions(project: Project) -> tuple[str, ...]:
     """The rows of the version table, without writing anything; empty when there is no such table."""
     if project.is_ours:
-        async with open_connection(project.settings, "reading") as connection:
-            return await connection.run_sync(_select_versions)
+        return await read(project.settings, _select_versions)
     from fininfra_db.migrate.environment import execute
 
     found: list[str] = []
@@ -86,18 +88,16 @@ async def downgrade(project: Project, revision: str, *, tag: str | None = None, 
 async def stamp(project: Project, revisions: tuple[str, ...], *, purge: bool = False, tag: str | None = None) -> Stamped:
     """Write ``revisions`` into the version table without running anything. ``purge`` empties it first."""
     from fininfra_db.migrate.config import alembic_config
-    from fininfra_db.migrate.environment import execute, load_scripts
+    from fininfra_db.migrate.environment import load_scripts
 
     before = await _versions_or_none(project)
     config = alembic_config(project)
     scripts = load_scripts(config)
 
-    def work(versions: tuple[str, ...], _context: "MigrationContext") -> Iterable[Any]:
+    def plan(versions: tuple[str, ...]) -> Iterable[Any]:
         return scripts._stamp_revs(revisions, versions)
 
-    async with migration_lock(project.settings):
-        await execute(project, work, "migration", config, destination_rev=revisions, tag=tag, purge=purge)
-    return Stamped(before=before, after=await read_versions(project))
+    return Stamped(before=before, after=await _run(project, config, plan, _Run(), destination_rev=revisions, tag=tag, purge=purge))
 
 
 def render_upgrade(project: Project, revision: str, tag: str | None = None) -> Script:
@@ -164,7 +164,7 @@ async def _migrate(
     project: Project, direction: Direction, revision: str, before: tuple[str, ...], tag: str | None, observer: Observer | None
 ) -> Migrated:
     from fininfra_db.migrate.config import alembic_config
-    from fininfra_db.migrate.environment import execute, load_scripts
+    from fininfra_db.migrate.environment import load_scripts
     from fininfra_db.migrate.lookup import alembic_errors
 
     config = alembic_config(project)
@@ -172,31 +172,45 @@ async def _migrate(
     plan: Any = scripts._upgrade_revs if direction == "up" else scripts._downgrade_revs
     with alembic_errors():
         list(plan(revision, before))  # a name that leads nowhere is found before anything is touched
-    run = _Run(expected=before)
+    run = _Run()
 
-    def work(versions: tuple[str, ...], context: "MigrationContext") -> Iterator[Any]:
-        run.expected = versions
-        context.on_version_apply_callbacks += (lambda heads, **_: setattr(run, "expected", tuple(heads)),)
-        yield from _watched(plan(revision, versions), direction, run, observer)
+    def watched(versions: tuple[str, ...]) -> Iterable[Any]:
+        return _watched(plan(revision, versions), direction, run, observer)
 
     try:
-        async with migration_lock(project.settings):
-            await execute(project, work, "migration", config, destination_rev=revision, tag=tag)
+        after = await _run(project, config, watched, run, destination_rev=revision, tag=tag)
     except FininfraDbError as error:
         if run.running is None or isinstance(error, RevisionNotFound):
             raise
-        raise await _failed(project, run, error.message, error) from error
+        raise await _failed(project, run, error.message) from error
     except Exception as error:  # a revision is the user's code, which may raise anything
         if run.running is None:
             raise
-        raise await _failed(project, run, _reason(project, error), error) from error
+        raise await _failed(project, run, _reason(project, error)) from error
+    return Migrated(before=before, after=after, steps=tuple(run.steps))
+
+
+async def _run(
+    project: Project, config: "Config", plan: Callable[[tuple[str, ...]], Iterable[Any]], run: _Run, **options: Any
+) -> tuple[str, ...]:
+    """Run the steps of ``plan`` under the lock. Returns where the database is then, which must be where the steps lead."""
+    from fininfra_db.migrate.environment import execute
+
+    def work(versions: tuple[str, ...], context: "MigrationContext") -> Iterable[Any]:
+        run.expected = versions
+        run.rolls_back = context.impl.transactional_ddl
+        context.on_version_apply_callbacks += (lambda heads, **_: setattr(run, "expected", tuple(heads)),)
+        return plan(versions)
+
+    async with migration_lock(project.settings):
+        await execute(project, work, "migration", config, **options)
     after = await read_versions(project)
     if set(after) != set(run.expected):
         raise MigrationFailed(
             f"The run ended without an error, but the database is at {_at(after)} and not at {_at(run.expected)}: it was not committed.",
             "Look for a statement that env.py runs on the connection before context.configure().",
         )
-    return Migrated(before=before, after=after, steps=tuple(run.steps))
+    return after
 
 
 def _watched(plan: Iterable[Any], direction: Direction, run: _Run, observer: Observer | None) -> Iterator[Any]:
@@ -228,7 +242,7 @@ def _reason(project: Project, error: Exception) -> str:
     return project.settings.redact(f"{reason}. Statement: {' '.join(statement.split())}" if statement else reason)
 
 
-async def _failed(project: Project, run: _Run, reason: str, error: Exception) -> MigrationFailed:
+async def _failed(project: Project, run: _Run, reason: str) -> MigrationFailed:
     """Say what failed, where, and what state the database is in now, by asking it."""
     assert run.running is not None
     step = run.running
@@ -237,15 +251,14 @@ async def _failed(project: Project, run: _Run, reason: str, error: Exception) ->
         state = f"The database is at {_at(await read_versions(project))}."
     except FininfraDbError:
         state = "The database cannot be read now."
-    features = target_of(project.settings).dialect.features
-    if features.transactional_ddl:
+    if run.rolls_back:
         state += f" Nothing of {step.revision} remains."
     else:
         state += f" This database commits each DDL statement by itself: a part of {step.revision} may remain."
     return MigrationFailed(
         f"Revision {step.revision} ({step.message}) did not {verb}: {reason.rstrip('.')}. {state}",
         "Correct the revision, then run the command again."
-        if features.transactional_ddl
+        if run.rolls_back
         else "Look at the tables of the revision, undo or finish its part by hand, then run the command again.",
     )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from fininfra_db.errors import ConfigurationError
-from fininfra_db.migrate.config import find_project
+from fininfra_db.migrate.config import alembic_options, find_project
 from fininfra_db.results import Initialized
 from fininfra_db.security import generate_key
 from fininfra_db.settings import INI_SECTION, KEYS_VARIABLE, Settings
@@ -38,15 +38,15 @@ def scaffold(settings: Settings, *, directory: str = DEFAULT_DIRECTORY, models: 
 
 def _write_ini(settings: Settings, directory: str, models: tuple[str, ...]) -> list[Path]:
     path = settings.ini_path
-    if not path.exists():
+    if not path.exists() and alembic_options(settings.project_root) is None:
         text = _template("alembic.ini.txt").format(directory=directory, models=", ".join(models or settings.models))
         return _write_new(path, text)
     if not models or models == settings.models:
         return []
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
     line = f"models = {', '.join(models)}"
     if f"[{INI_SECTION}]" not in text:
-        text = f"{text.rstrip()}\n\n[{INI_SECTION}]\n{line}\n"
+        text = f"{text.rstrip()}\n\n[{INI_SECTION}]\n{line}\n".lstrip()
     else:
         head, section, body = text.partition(f"[{INI_SECTION}]")
         body, replaced = _MODELS_LINE.subn(lambda _: line, body, count=1)

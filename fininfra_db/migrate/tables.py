@@ -1,16 +1,19 @@
 """Making and dropping tables without revisions: ``create-tables`` and the first half of ``reset``."""
 
+from typing import Any
+
+from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, MetaData, Table, inspect
 from sqlalchemy.types import SchemaType
 
+from fininfra_db.connections import migration_lock, open_connection
 from fininfra_db.dialects import target_of
 from fininfra_db.errors import DatabaseMissing, Refused
 from fininfra_db.migrate.config import Project, alembic_config, load_metadata
 from fininfra_db.migrate.drift import tables_made_by
-from fininfra_db.migrate.environment import load_scripts
+from fininfra_db.migrate.environment import execute, load_scripts
 from fininfra_db.migrate.runner import VERSION_TABLE
 from fininfra_db.results import TablesCreated
-from fininfra_db.session import migration_lock, open_connection
 from fininfra_db.settings import Settings
 
 
@@ -41,18 +44,33 @@ async def drop_owned_tables(project: Project) -> tuple[str, ...]:
             "This project has an env.py of its own and no models in alembic.ini, so what is its own cannot be told. Nothing was dropped.",
             "Add 'models = your.module' under [fininfra_db] in alembic.ini.",
         )
-    owned = tables_made_by(load_scripts(alembic_config(project))) | {VERSION_TABLE}
+    owned = tables_made_by(load_scripts(alembic_config(project)))
     for metadata in load_metadata(project.settings):
         owned |= {table.name for table in metadata.sorted_tables}
     if _is_missing(project.settings):
         return ()
     try:
+        owned.add(await _version_table(project))
         async with migration_lock(project.settings), open_connection(project.settings, "migration") as connection:
             dropped = await connection.run_sync(lambda sync: _drop(sync, owned))
             await connection.commit()
             return dropped
     except DatabaseMissing:
         return ()
+
+
+async def _version_table(project: Project) -> str:
+    """The name of the version table, which a foreign ``env.py`` may have chosen."""
+    if project.is_ours:
+        return VERSION_TABLE
+    found: list[str] = []
+
+    def look(_versions: tuple[str, ...], context: MigrationContext) -> tuple[Any, ...]:
+        found.append(context.version_table)
+        return ()
+
+    await execute(project, look, "reading")
+    return found[0]
 
 
 def _is_missing(settings: Settings) -> bool:

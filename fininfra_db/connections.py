@@ -1,0 +1,162 @@
+"""Engines and connections: what the operations of this package stand on.
+
+Each operation has one connection, on an engine of its own made for one purpose, closed at the end. SQLAlchemy's asynchronous
+interface brings its ORM along, whose import takes a fifth of a short command's time; so it is imported where it is
+needed, and ``read()`` does without.
+"""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sqlalchemy import URL, Connection, Engine, create_engine
+from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
+from sqlalchemy.util import greenlet_spawn
+
+from fininfra_db.dialects import Target, target_of
+from fininfra_db.dialects.base import Purpose, first_line
+from fininfra_db.errors import DatabaseFailed, DatabaseMissing, DriverMissing, FininfraDbError, UrlInvalid
+from fininfra_db.security import keyring_of
+from fininfra_db.settings import Settings
+from fininfra_db.types import use_keyring
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+R = TypeVar("R")
+
+
+def make_engine(settings: Settings, purpose: Purpose) -> "AsyncEngine":
+    """An engine for one purpose. Only the application's pools its connections.
+
+    Parameters never appear in its errors or logs. Raises ``DriverMissing`` or ``UrlInvalid``.
+    """
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+    return AsyncEngine(_make_engine(settings, purpose))
+
+
+def _make_engine(settings: Settings, purpose: Purpose) -> Engine:
+    """The engine inside: its driver is asynchronous, so it runs within ``greenlet_spawn`` only."""
+    target = target_of(settings)
+    url, arguments = target.dialect.engine_arguments(target.url, purpose)
+    options: dict[str, Any] = {"hide_parameters": True, "connect_args": arguments}
+    if purpose == "application":
+        options["pool_pre_ping"] = target.dialect.features.has_server
+    else:
+        options["poolclass"] = NullPool
+    if purpose == "maintenance":
+        options["isolation_level"] = "AUTOCOMMIT"
+    engine = _create(url, target, options)
+    target.dialect.prepare(engine, target.url, purpose)
+    use_keyring(engine.dialect, keyring_of(settings))
+    return engine
+
+
+def _create(url: URL, target: Target, options: dict[str, Any]) -> Engine:
+    try:
+        return create_engine(url, **options)
+    except NoSuchModuleError:
+        raise UrlInvalid(f"The driver of the database URL is not known for {target.dialect.label}.", "Name the database only.") from None
+    except ImportError as error:
+        extra = target.dialect.extra
+        package = f"fininfra-db[{extra}]" if extra else target.url.get_driver_name()
+        raise DriverMissing(
+            f"The {target.dialect.label} driver is not installed or does not load: {error}.", f"Run: pip install '{package}'"
+        ) from None
+
+
+@asynccontextmanager
+async def open_connection(settings: Settings, purpose: Purpose) -> AsyncIterator["AsyncConnection"]:
+    """One connection for one purpose. Raises ``DatabaseUnreachable`` or ``DatabaseMissing`` when there is none to be had."""
+    _look_before_connecting(settings, purpose)
+    engine = make_engine(settings, purpose)
+    try:
+        with _errors_in_words(settings):
+            connection = await engine.connect()
+        try:
+            yield connection
+        finally:
+            await connection.close()
+    finally:
+        await engine.dispose()
+
+
+async def read(settings: Settings, work: Callable[[Connection], R]) -> R:
+    """What ``work`` finds on a connection for reading, opened as by ``open_connection()``."""
+    _look_before_connecting(settings, "reading")
+    engine = _make_engine(settings, "reading")
+
+    def run() -> R:
+        try:
+            with _errors_in_words(settings):
+                connection = engine.connect()
+            with connection:
+                return work(connection)
+        finally:
+            engine.dispose()
+
+    return await greenlet_spawn(run)
+
+
+def _look_before_connecting(settings: Settings, purpose: Purpose) -> None:
+    target = target_of(settings)
+    target.dialect.look_before_connecting(target.url, purpose)
+    target.dialect.make_room(target.url, purpose)
+
+
+@contextmanager
+def _errors_in_words(settings: Settings) -> Iterator[None]:
+    """Say what a failed connect means; every driver raises exceptions of its own, wrapped by SQLAlchemy or not."""
+    try:
+        yield
+    except FininfraDbError:
+        raise
+    except Exception as error:
+        target = target_of(settings)
+        known = target.dialect.connection_error(error, target.url)
+        raise type(known)(settings.redact(known.message), known.hint) from None
+
+
+@asynccontextmanager
+async def migration_lock(settings: Settings) -> AsyncIterator[None]:
+    """Hold the migration lock of the database for as long as the block runs."""
+    target = target_of(settings)
+    async with target.dialect.migration_lock(lambda: open_connection(settings, "maintenance"), target.url):
+        yield
+
+
+async def ensure_database(settings: Settings) -> bool:
+    """Create the database if the server has none of that name; whether this call created it.
+
+    A SQLite file is made by the first connection that writes, so here it only says whether it is still missing.
+    """
+    target = target_of(settings)
+    try:
+        async with open_connection(settings, "reading"):
+            return False
+    except DatabaseMissing:
+        if not target.dialect.features.has_server:
+            target.dialect.look_before_connecting(target.url, "migration")
+            return True
+    maintenance = replace(
+        settings, sql_url=target.url.set(database=target.dialect.maintenance_database).render_as_string(hide_password=False)
+    )
+    return await _create_database(maintenance, target, settings)
+
+
+async def _create_database(maintenance: Settings, target: Target, settings: Settings) -> bool:
+    name = target.url.database or ""
+    async with open_connection(maintenance, "maintenance") as connection:
+        try:
+            await connection.run_sync(lambda sync: target.dialect.create_database(sync, name))
+        except SQLAlchemyError as error:
+            if target.dialect.says_exists(error):
+                return False
+            raise DatabaseFailed(
+                settings.redact(f"{target.dialect.describe(target.url)} does not exist and cannot be created: {first_line(error)}"),
+                "Create the database by hand, or use a login that may create databases.",
+            ) from None
+    return True
