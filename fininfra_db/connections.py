@@ -64,7 +64,8 @@ def _create(url: URL, target: Target, options: dict[str, Any]) -> Engine:
         extra = target.dialect.extra
         package = f"fininfra-db[{extra}]" if extra else target.url.get_driver_name()
         raise DriverMissing(
-            f"The {target.dialect.label} driver is not installed or does not load: {error}.", f"Run: pip install '{package}'"
+            f"The {target.dialect.label} driver is not installed or does not load: {error}.",
+            f"Run: pip install '{package}'" if isinstance(error, ModuleNotFoundError) else "Install the system library that it names.",
         ) from None
 
 
@@ -77,7 +78,8 @@ async def open_connection(settings: Settings, purpose: Purpose) -> AsyncIterator
         with _errors_in_words(settings):
             connection = await engine.connect()
         try:
-            yield connection
+            with _locked_in_words(settings):
+                yield connection
         finally:
             await connection.close()
     finally:
@@ -118,6 +120,18 @@ def _errors_in_words(settings: Settings) -> Iterator[None]:
         target = target_of(settings)
         known = target.dialect.connection_error(error, target.url)
         raise type(known)(settings.redact(known.message), known.hint) from None
+
+
+@contextmanager
+def _locked_in_words(settings: Settings) -> Iterator[None]:
+    """Where a database has one writer, a statement that waited for it in vain is a lock that was not obtained."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        target = target_of(settings)
+        if target.dialect.says_locked(error):
+            raise target.dialect.lock_not_obtained(target.url) from None
+        raise
 
 
 @asynccontextmanager

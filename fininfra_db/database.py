@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fininfra_db.connections import ensure_database
-from fininfra_db.errors import ProjectNotFound
+from fininfra_db.errors import OptionsInvalid, ProjectNotFound
 from fininfra_db.migrate import runner
-from fininfra_db.migrate.config import Project, find_project
-from fininfra_db.migrate.scaffold import DEFAULT_DIRECTORY, scaffold
+from fininfra_db.migrate.config import Project, find_project, load_metadata
+from fininfra_db.migrate.scaffold import DEFAULT_DIRECTORY, project_lock, scaffold
 from fininfra_db.results import (
     Checked,
     Current,
@@ -76,7 +76,7 @@ class Database:
 
     async def upgrade_script(self, revision: str = "head", *, tag: str | None = None) -> Script:
         """The SQL of an upgrade to ``revision``, or of ``from:to``; no database is contacted."""
-        return runner.render_upgrade(self._project(), revision, tag)
+        return await runner.render_upgrade(self._project(), revision, tag)
 
     async def downgrade(self, revision: str, *, tag: str | None = None) -> Migrated:
         """Revert the revisions above ``revision``; ``base`` reverts all."""
@@ -84,15 +84,17 @@ class Database:
 
     async def downgrade_script(self, revision: str, *, tag: str | None = None) -> Script:
         """The SQL of a downgrade ``from:to``; no database is contacted."""
-        return runner.render_downgrade(self._project(), revision, tag)
+        return await runner.render_downgrade(self._project(), revision, tag)
 
     async def stamp(self, *revisions: str, purge: bool = False, tag: str | None = None) -> Stamped:
         """Write ``revisions`` into the version table without running them."""
         return await runner.stamp(self._project(), revisions, purge=purge, tag=tag)
 
-    async def stamp_script(self, *revisions: str, tag: str | None = None) -> Script:
-        """The SQL of a stamp; no database is contacted."""
-        return runner.render_stamp(self._project(), revisions, tag)
+    async def stamp_script(self, *revisions: str, purge: bool = False, tag: str | None = None) -> Script:
+        """The SQL of a stamp; no database is contacted. It cannot ``purge``: what is there to delete is not known."""
+        if purge:
+            raise OptionsInvalid("--purge and --sql do not go together: no database is asked what to delete.", "Leave one of them out.")
+        return await runner.render_stamp(self._project(), revisions, tag)
 
     async def current(self, *, check_heads: bool = False) -> Current:
         """Where the database is. ``check_heads`` makes a finding of what is pending."""
@@ -136,9 +138,12 @@ class Database:
 
     async def setup_and_migrate(self) -> SetUp:
         """Take a database from nothing to head: files, database, first revision, upgrade. Run again, it changes nothing."""
-        initialized = await self.init()
+        load_metadata(self.settings)  # models and database first: what cannot work is found before a file is written
         created = await ensure_database(self.settings)
-        revised = await self._first_revision()
+        async with project_lock(self.settings.project_root):
+            self.settings = reread_project(self.settings)
+            initialized = await self.init()
+            revised = await self._first_revision()
         migrated = await self.upgrade()
         return SetUp(
             initialized=initialized,

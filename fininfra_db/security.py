@@ -4,14 +4,18 @@ The cipher is Fernet (AES-128-CBC with HMAC-SHA256), through ``cryptography``'s 
 every key decrypts, so a key is replaced by putting the new one in front.
 """
 
+import re
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from fininfra_db.errors import DecryptionFailed, KeyInvalid, KeyMissing, ValueRefused
 from fininfra_db.settings import KEYS_VARIABLE, Settings, process_settings
 
 if TYPE_CHECKING:
     from cryptography.fernet import MultiFernet
+
+_KEY: Final = re.compile(r"[A-Za-z0-9_\-+/]{43}=")
+"""Fernet itself skips what is not base64 and stops at the padding: of two keys without a comma it would take the first."""
 
 
 class Keyring:
@@ -87,10 +91,9 @@ def _fernet(keys: tuple[str, ...]) -> "MultiFernet":
             "No encryption key is configured, and this needs one.",
             f"Run 'fininfra-db keys generate' and set the key as {KEYS_VARIABLE} in .env or the environment.",
         )
-    try:
-        return MultiFernet([Fernet(key) for key in keys])
-    except ValueError:
+    if not all(_KEY.fullmatch(key) for key in keys):
         raise KeyInvalid(
             f"{KEYS_VARIABLE} holds a value that is not a Fernet key (32 bytes in URL-safe base64).",
-            "Run 'fininfra-db keys generate' for a new one.",
-        ) from None
+            "Run 'fininfra-db keys generate' for a new one; several keys are separated by commas.",
+        )
+    return MultiFernet([Fernet(key) for key in keys])

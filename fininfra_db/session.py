@@ -9,18 +9,8 @@ from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import ORMExecuteState, Session, with_loader_criteria
 
-from fininfra_db.connections import ensure_database, make_engine, migration_lock, open_connection
+from fininfra_db.connections import make_engine
 from fininfra_db.settings import Settings, process_settings
-
-__all__ = [
-    "FinanceSession",
-    "ensure_database",
-    "get_async_session",
-    "get_engine",
-    "make_engine",
-    "migration_lock",
-    "open_connection",
-]
 
 _engines: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Settings, AsyncGenerator[AsyncEngine]]] = WeakKeyDictionary()
 

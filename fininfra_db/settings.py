@@ -123,15 +123,25 @@ def reread_project(settings: Settings) -> Settings:
 def process_settings(sql_url: str | None = None) -> Settings:
     """The settings of this process, for library calls that are given none.
 
-    Read again when a variable that they depend on or the working directory changes, so that a long-running process
-    pays for its ``.env`` once.
+    Read again when a variable or file that they depend on changes, so that a long-running process pays for its ``.env``
+    once.
     """
-    return _process_settings(sql_url, tuple(os.environ.get(name) for name in _VARIABLES), Path.cwd())
+    root = find_project_root()
+    files = tuple(_last_change(root / name) for name in (ENV_FILE_NAME, INI_NAME))
+    return _process_settings(sql_url, root, tuple(os.environ.get(name) for name in _VARIABLES), files)
+
+
+def _last_change(path: Path) -> int | None:
+    """When a file was last written, in nanoseconds; None when there is none."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 @lru_cache(maxsize=8)
-def _process_settings(sql_url: str | None, _variables: tuple[str | None, ...], _folder: Path) -> Settings:
-    return load_settings(sql_url=sql_url)
+def _process_settings(sql_url: str | None, root: Path, _variables: tuple[str | None, ...], _files: tuple[int | None, ...]) -> Settings:
+    return load_settings(sql_url=sql_url, project_root=root)
 
 
 def is_production(app_env: str | None) -> bool:

@@ -5,7 +5,6 @@ shifted or cut in silence. ``Amounts`` is JSON without binary floats. ``utc_now`
 expressions that the schema needs and that every database spells differently.
 """
 
-import math
 import os
 import time
 import uuid
@@ -31,6 +30,9 @@ MONEY_SCALE: Final = 4
 SQLITE_DIGITS: Final = 15
 """Decimal digits that a binary double, SQLite's only fractional number, gives back unchanged (sqlite.org/floatingpoint.html)."""
 
+_SQLITE_LARGEST: Final = Decimal(2**63 - 1).scaleb(-MONEY_SCALE)
+"""What fits SQLite's 64-bit integers in ten-thousandths, in which sums are made."""
+
 _MONEY_QUANTUM: Final = Decimal(1).scaleb(-MONEY_SCALE)
 _EXACT: Final = Context(prec=2 * MONEY_PRECISION, rounding=ROUND_HALF_EVEN)
 """The arithmetic of this file; the caller's own decimal context may be narrower."""
@@ -49,7 +51,7 @@ class Money(TypeDecorator[Decimal]):
 
     Takes ``Decimal``, ``int``, and a ``float`` whose ``str()`` has at most four decimals. More than four decimals or
     fifteen integer digits, NaN and infinity are refused with ``ValueRefused``; on SQLite, whose numbers are binary
-    doubles, so are values of more than fifteen significant digits. Sums read through this type are exact at scale 4
+    doubles, so are values of more than fifteen significant digits or beyond 922337203685477.5807. Sums read through this type are exact at scale 4
     within those bounds.
     """
 
@@ -73,25 +75,46 @@ class Money(TypeDecorator[Decimal]):
         amount = exact_money(value)
         if dialect.name != "sqlite":
             return amount
-        if len(amount.normalize(_EXACT).as_tuple().digits) > SQLITE_DIGITS:
-            raise ValueRefused(f"SQLite keeps {SQLITE_DIGITS} significant digits of an amount exactly, and this one has more.")
+        if len(amount.normalize(_EXACT).as_tuple().digits) > SQLITE_DIGITS or abs(amount) > _SQLITE_LARGEST:
+            raise ValueRefused(
+                f"SQLite keeps {SQLITE_DIGITS} significant digits of an amount up to {_SQLITE_LARGEST} exactly, and this one is longer."
+            )
         return float(amount)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Decimal | None:
         if value is None or dialect.name != "sqlite":
             return value  # type: ignore[no-any-return]  # the driver's own Decimal
         amount = Decimal(format(value, f".{SQLITE_DIGITS}g")).quantize(_MONEY_QUANTUM, context=_EXACT)
-        rounding = 0 if isinstance(value, int) else 2 * math.ulp(value)
-        cut = _EXACT.subtract(Decimal(value), amount).copy_abs() > rounding
-        if cut and abs(value) >= 10 ** (SQLITE_DIGITS - MONEY_SCALE):
+        if abs(value) >= 10 ** (SQLITE_DIGITS - MONEY_SCALE) and type(value)(amount) != value:
             raise ValueRefused(f"A sum of more than {SQLITE_DIGITS} significant digits is not exact on SQLite.")
         return amount
 
     def coerce_compared_value(self, op: operators.OperatorType | None, value: Any) -> TypeEngine[Any]:
         """A factor or divisor (``amount * rate``) is a plain number, not an amount of money."""
-        if op in (operators.mul, operators.truediv):
-            return Numeric()
-        return self
+        return _Factor() if op in (operators.mul, operators.truediv) else self
+
+
+class _Factor(TypeDecorator[Decimal]):
+    """A plain number, by which an amount is multiplied or divided, and what comes of it.
+
+    A ``float`` is taken as it is written, or MySQL would answer with one. SQLite's answer is read to fifteen digits.
+    """
+
+    impl = Numeric
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name == "sqlite":
+            return dialect.type_descriptor(Numeric(asdecimal=False))
+        return dialect.type_descriptor(Numeric())
+
+    def process_bind_param(self, value: Decimal | int | float | None, dialect: Dialect) -> Any:
+        return Decimal(str(value)) if isinstance(value, float) else value
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Decimal | None:
+        if isinstance(value, float):
+            return Decimal(format(value, f".{SQLITE_DIGITS}g"))
+        return None if value is None else Decimal(value)
 
 
 def exact_money(value: Decimal | int | float) -> Decimal:
@@ -272,8 +295,8 @@ class currency_code(ColumnElement[bool]):  # noqa: N801 - used like a SQL functi
 _CURRENCY_CODE: Final[Mapping[str, str]] = {
     "default": "{column} ~ '^[A-Z]{{3}}$'",
     "sqlite": "{column} GLOB '[A-Z][A-Z][A-Z]'",
-    "mysql": "{column} REGEXP BINARY '^[A-Z]{{3}}$'",
-    "mariadb": "{column} REGEXP BINARY '^[A-Z]{{3}}$'",
+    "mysql": "{column} COLLATE utf8mb4_bin REGEXP '^[A-Z]{{3}}$'",
+    "mariadb": "{column} COLLATE utf8mb4_bin REGEXP '^[A-Z]{{3}}$'",
     "mssql": "{column} COLLATE Latin1_General_BIN LIKE '[A-Z][A-Z][A-Z]'",
 }
 

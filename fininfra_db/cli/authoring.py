@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from fininfra_db.cli.options import BranchLabel, Message, RevId, Revisions, Splice, command, complete_revision
-from fininfra_db.cli.perform import perform
+from fininfra_db.cli.perform import look, perform
 
 PANEL = "Write revisions"
 
@@ -26,7 +26,9 @@ def register(app: typer.Typer) -> None:
         branch_label: BranchLabel = None,
         version_path: Annotated[str | None, typer.Option("--version-path", help="The folder of version_locations to write to.")] = None,
         rev_id: RevId = None,
-        depends_on: Annotated[list[str] | None, typer.Option("--depends-on", help="A revision that must run before.")] = None,
+        depends_on: Annotated[
+            list[str] | None, typer.Option("--depends-on", help="A revision that must run before.", autocompletion=complete_revision)
+        ] = None,
     ) -> None:
         """Write a new revision file."""
 
@@ -57,4 +59,4 @@ def register(app: typer.Typer) -> None:
     @command(app, "check", panel=PANEL)
     def check(ctx: typer.Context) -> None:
         """Exit 3 unless there is one head, nothing is pending, and the models agree with the database."""
-        perform(ctx, lambda database: database.check())
+        look(ctx, lambda database: database.check())

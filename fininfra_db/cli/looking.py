@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from fininfra_db.cli.options import Revision, command
-from fininfra_db.cli.perform import perform
+from fininfra_db.cli.perform import look
 
 PANEL = "Look"
 
@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
         check_heads: Annotated[bool, typer.Option("--check-heads", "-c", help="Exit 3 unless the database is at head.")] = False,
     ) -> None:
         """Show the revision that the database is at."""
-        perform(ctx, lambda database: database.current(check_heads=check_heads))
+        look(ctx, lambda database: database.current(check_heads=check_heads))
 
     @command(app, "history", panel=PANEL)
     def history(
@@ -30,7 +30,7 @@ def register(app: typer.Typer) -> None:
         indicate_current: Annotated[bool, typer.Option("--indicate-current", "-i", help="Mark the database's revision.")] = False,
     ) -> None:
         """List the revisions, newest first."""
-        perform(ctx, lambda database: database.history(rev_range, indicate_current=indicate_current))
+        look(ctx, lambda database: database.history(rev_range, indicate_current=indicate_current))
 
     @command(app, "heads", panel=PANEL)
     def heads(
@@ -38,9 +38,9 @@ def register(app: typer.Typer) -> None:
         resolve_dependencies: Annotated[bool, typer.Option("--resolve-dependencies", help="Take dependencies for parents.")] = False,
     ) -> None:
         """Show the revisions that nothing follows."""
-        perform(ctx, lambda database: database.heads(resolve_dependencies=resolve_dependencies))
+        look(ctx, lambda database: database.heads(resolve_dependencies=resolve_dependencies))
 
     @command(app, "show", panel=PANEL)
     def show(ctx: typer.Context, revision: Revision = "head") -> None:
         """Show revisions in full; current is the database's."""
-        perform(ctx, lambda database: database.show(revision))
+        look(ctx, lambda database: database.show(revision))

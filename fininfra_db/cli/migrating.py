@@ -1,11 +1,16 @@
 """Help panel "Migrate": upgrade and its alias migrate, downgrade, stamp."""
 
-from typing import Annotated
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fininfra_db.cli.options import Revision, Revisions, Sql, Tag, command
 from fininfra_db.cli.perform import perform
+from fininfra_db.results import Result
+
+if TYPE_CHECKING:
+    from fininfra_db.database import Database
 
 PANEL = "Migrate"
 
@@ -34,6 +39,10 @@ def register(app: typer.Typer) -> None:
         purge: Annotated[bool, typer.Option("--purge", help="Empty the version table first.")] = False,
     ) -> None:
         """Write REVISIONS into the version table without running them."""
-        if sql:
-            perform(ctx, lambda database: database.stamp_script(*revisions, tag=tag))
-        perform(ctx, lambda database: database.stamp(*revisions, purge=purge, tag=tag))
+
+        def write(database: "Database") -> Coroutine[Any, Any, Result]:
+            if sql:
+                return database.stamp_script(*revisions, purge=purge, tag=tag)
+            return database.stamp(*revisions, purge=purge, tag=tag)
+
+        perform(ctx, write)

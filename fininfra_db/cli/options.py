@@ -90,7 +90,12 @@ class Command(TyperCommand):
         return as_written(super().get_params(ctx))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, _relative_last(args, self._options_with_value()))
+        try:
+            return super().parse_args(ctx, _relative_last(args, self._options_with_value()))
+        except typer.TyperException as error:
+            if getattr(error, "ctx", ctx) is None:  # the parser forgets it, and without it nobody could say which command this is
+                error.ctx = ctx  # type: ignore[attr-defined]
+            raise
 
     def invoke(self, ctx: Any) -> Any:
         """Gather the shared options in ``ctx.obj``, an ``Invocation``; the command itself takes its own only."""
@@ -133,7 +138,18 @@ def complete_revision(ctx: typer.Context, incomplete: str) -> Iterator[tuple[str
     yield from (
         (name, word) for name, word in (("head", "the latest"), ("heads", "all heads"), ("base", "nothing")) if name.startswith(incomplete)
     )
-    yield from ((info.revision, info.message) for info in history.revisions.values() if info.revision.startswith(incomplete))
+    for info in history.revisions.values():
+        if info.revision.startswith(incomplete):
+            yield info.revision, _escaped(info.message)
+
+
+def _escaped(text: str) -> str:
+    """Foreign text for Typer, which takes the help of a completion for Rich's markup."""
+    if "[" not in text:
+        return text
+    from rich.markup import escape
+
+    return escape(text)
 
 
 Revision = Annotated[str, typer.Argument(help="head, base, +1, -1, a revision or its beginning.", autocompletion=complete_revision)]

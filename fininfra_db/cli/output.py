@@ -79,12 +79,12 @@ class Output:
 
     def _err(self, text: str, style: str = "") -> None:
         if not (style and is_fancy(sys.stderr)):
-            print(self.redact(text), file=sys.stderr)
+            print(text, file=sys.stderr)
             return
         from rich.console import Console
         from rich.text import Text
 
-        Console(stderr=True, highlight=False).print(Text(self.redact(text), style=style), soft_wrap=True)
+        Console(stderr=True, highlight=False).print(Text(text, style=style), soft_wrap=True)
 
 
 def usage_error(command: str, message: str) -> None:

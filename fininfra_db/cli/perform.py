@@ -47,6 +47,12 @@ def perform(ctx: typer.Context, operation: Operation, *, question: str | None = 
     answer(ctx, work)
 
 
+def look(ctx: typer.Context, operation: Operation) -> None:
+    """Run an operation that only reads, and let not even Python write what it compiles of the project's files."""
+    sys.dont_write_bytecode = True
+    perform(ctx, operation)
+
+
 def answer(ctx: typer.Context, work: Callable[[Output], Result]) -> None:
     """Print what ``work`` returns or raises, and end the process with its exit code."""
     invocation: Invocation = ctx.obj
@@ -121,7 +127,7 @@ def _unforeseen(error: BaseException) -> FininfraDbError:
 
     hint = "Run the command again with --debug for the traceback."
     if isinstance(error, SQLAlchemyError):
-        return DatabaseFailed(f"The database refused a statement, and its transaction was rolled back: {first_line(error)}", hint)
+        return DatabaseFailed(f"The database refused a statement: {first_line(error)}", hint)
     return FininfraDbError(f"{type(error).__name__}: {first_line(error)}", hint)
 
 

@@ -46,8 +46,8 @@ class View:
 
 def view(result: Result, *, verbose: bool = False) -> View:
     """The words for a result."""
-    if verbose and isinstance(result, Revisions | Current):
-        return View(tuple(line for info in result.revisions for line in _details(info)), is_answer=True)
+    if verbose and isinstance(result, Revisions | Current) and result.revisions:
+        return View(tuple(line for info in result.revisions for line in _details(info)) + _unknown(result), is_answer=True)
     return _view(result)
 
 
@@ -83,7 +83,7 @@ def _(result: Script) -> View:
 @_view.register
 def _(result: Current) -> View:
     lines = tuple(f"{info.revision}{_marks(info, current=False)}" for info in result.revisions)
-    lines += tuple(f"{name} (unknown)" for name in result.unknown)
+    lines += _unknown(result)
     return View(lines or ("base: no revision is applied",), is_answer=True)
 
 
@@ -98,7 +98,7 @@ def _(result: Revisions) -> View:
         for info in result.revisions
     )
     return View(
-        lines or ("There is no revision yet.",),
+        lines or ("No revision.",),
         Grid(("revision", "parent", "", "created", "message"), rows) if rows else None,
         is_answer=True,
     )
@@ -144,6 +144,10 @@ def _(result: TablesCreated) -> View:
 @_view.register
 def _(result: KeyGenerated) -> View:
     return View((result.key,), is_answer=True)
+
+
+def _unknown(result: Revisions | Current) -> tuple[str, ...]:
+    return tuple(f"{name} (unknown)" for name in result.unknown) if isinstance(result, Current) else ()
 
 
 def _details(info: RevisionInfo) -> Sequence[str]:

@@ -13,14 +13,16 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError, Statemen
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
+from fininfra_db.connections import make_engine, migration_lock, open_connection
 from fininfra_db.data.household import Row, household
+from fininfra_db.dialects import target_of
 from fininfra_db.dialects.base import first_line
 from fininfra_db.errors import FininfraDbError, KeyInvalid, KeyMissing, OptionsInvalid, SeedFailed
 from fininfra_db.migrate.config import load_metadata, make_importable
 from fininfra_db.models import Base
 from fininfra_db.results import Seeded
 from fininfra_db.security import keyring_of
-from fininfra_db.session import FinanceSession, make_engine, migration_lock, open_connection
+from fininfra_db.session import FinanceSession
 from fininfra_db.settings import DEFAULT_SEED, Settings
 
 _IDS_IN_A_QUERY: Final = 500
@@ -146,7 +148,7 @@ async def _transaction(settings: Settings, seed: str) -> AsyncIterator[AsyncSess
     """A session that is committed at the end of the block. Whatever the block raises comes out as an error of this package."""
     async with open_connection(settings, "reading"):
         pass  # a database that is not there is reported here, in our words, and a SQLite file is not made by looking for it
-    engine = make_engine(settings, "application").execution_options(sqlite_begin="IMMEDIATE")
+    engine = make_engine(settings, "seeding")
     session = AsyncSession(engine, sync_session_class=FinanceSession, expire_on_commit=False)
     event.listen(session.sync_session, "after_commit", _note_commit)
     try:
@@ -157,6 +159,9 @@ async def _transaction(settings: Settings, seed: str) -> AsyncIterator[AsyncSess
         cause = _cause(error)
         if isinstance(cause, SeedFailed | KeyMissing | KeyInvalid):
             raise cause from None
+        target = target_of(settings)
+        if target.dialect.says_locked(cause):
+            raise target.dialect.lock_not_obtained(target.url) from None
         raise await _failure(settings, seed, cause, committed=_COMMITTED in session.info) from error
     finally:
         await engine.dispose()

@@ -7,9 +7,10 @@ import asyncio
 import math
 import random
 import socket
+import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -31,8 +32,8 @@ CONNECT_TIMEOUT = 10.0
 LOCK_TIMEOUT = 300.0
 """Seconds to wait for another migration to end."""
 
-Purpose = Literal["application", "reading", "migration", "maintenance"]
-"""What an engine is for. Reading never writes; migration holds SQLite's write lock; maintenance runs in AUTOCOMMIT."""
+Purpose = Literal["application", "reading", "seeding", "migration", "maintenance"]
+"""What an engine is for. Reading never writes; seeding and migration hold SQLite's write lock; maintenance runs in AUTOCOMMIT."""
 
 ConnectionOpener = Callable[[], AbstractAsyncContextManager["AsyncConnection"]]
 
@@ -110,14 +111,21 @@ class Dialect:
     def connection_error(self, error: BaseException, url: URL) -> FininfraDbError:
         """What a failed connect means, in words. The driver's message may hold secrets and is cut to its first line."""
         where = self.describe(url)
+        causes = list(_causes(error))
         if isinstance(error, TypeError | InvalidRequestError):
             return UrlInvalid(f"The driver does not take an option of the database URL: {first_line(error)}", "Remove the option.")
-        if isinstance(error, TimeoutError):
+        if any(isinstance(cause, TimeoutError) for cause in causes):
             return DatabaseUnreachable(f"{where} did not answer in time.", "Check the host and port, and that the server runs.")
         if self.says_missing(error):
             return DatabaseMissing(f"{where} does not exist.", "Run 'fininfra-db setup-and-migrate' to create it, or check the name.")
-        if isinstance(error, socket.gaierror):
+        if any(isinstance(cause, socket.gaierror) for cause in causes):
             return DatabaseUnreachable(f"The host of {where} is unknown.", "Check the host name in the database URL.")
+        for cause in causes:
+            if isinstance(cause, ssl.SSLCertVerificationError):
+                return DatabaseUnreachable(
+                    f"The certificate of {where} is not trusted: {cause.verify_message}.",
+                    "Check sslmode, sslrootcert and the host in the database URL. No password was sent.",
+                )
         return DatabaseUnreachable(
             f"Cannot connect to {where}: {first_line(error)}", "Check that the server runs and that the URL's user and password are right."
         )
@@ -128,6 +136,10 @@ class Dialect:
 
     def says_exists(self, error: BaseException) -> bool:
         """Whether the error says that somebody else has just created the database."""
+        return False
+
+    def says_locked(self, error: BaseException) -> bool:
+        """Whether the error says that another writer holds the whole database."""
         return False
 
     def describe(self, url: URL) -> str:
@@ -153,17 +165,17 @@ class Dialect:
         async with connect() as connection:
             while not await connection.run_sync(self.try_lock):
                 if time.monotonic() >= deadline:
-                    raise self.lock_not_obtained(url, timeout)
+                    raise self.lock_not_obtained(url)
                 await asyncio.sleep(random.uniform(0.05, 0.25))
             try:
                 yield
             finally:
                 await connection.run_sync(self.unlock)
 
-    def lock_not_obtained(self, url: URL, timeout: float) -> LockNotObtained:
-        """The error for a lock that was still held after ``timeout`` seconds."""
+    def lock_not_obtained(self, url: URL) -> LockNotObtained:
+        """The error for a lock that somebody else held for as long as could be waited."""
         return LockNotObtained(
-            f"{self.describe(url)} is locked by another writer, and was for {timeout:g} seconds. Nothing was changed.",
+            f"{self.describe(url)} is locked by another writer, and went on being locked. Nothing was changed.",
             "Wait for it to end and run the command again.",
         )
 
@@ -175,8 +187,18 @@ class Dialect:
         """Give the migration lock back."""
         raise NotImplementedError
 
-    def before_commit(self, connection: Connection) -> None:
-        """A last look at what a migration did, before it is committed; raises to roll it back."""
+    @contextmanager
+    def guarded(self, connection: Connection) -> Iterator[None]:
+        """Look at what a migration is about to do, and at what it did before it is committed; raises to roll it back."""
+        yield
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The driver's exception and what it was raised from."""
+    cause: BaseException | None = error.orig if isinstance(error, DBAPIError) else error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__
 
 
 def first_line(error: BaseException) -> str:

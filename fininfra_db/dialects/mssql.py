@@ -78,8 +78,18 @@ def _one_cascade_path(constraint: ForeignKeyConstraint, compiler: DDLCompiler, *
     """
     rendered: str = compiler.visit_foreign_key_constraint(constraint, **options)
     columns = set(constraint.column_keys)
-    covered = any(columns < set(other.column_keys) and other.ondelete == "CASCADE" for other in constraint.table.foreign_key_constraints)
+    covered = any(
+        columns < set(other.column_keys) and other.ondelete == "CASCADE" and _hands_down(other, columns)
+        for other in constraint.table.foreign_key_constraints
+    )
     return rendered.replace(" ON DELETE CASCADE", "") if covered else rendered
+
+
+def _hands_down(wider: ForeignKeyConstraint, columns: set[str]) -> bool:
+    """Whether the parent of the wider key has these very columns too, and so goes when their own parent goes."""
+    return all(
+        element.target_fullname.rpartition(".")[2] == element.parent.name for element in wider.elements if element.parent.name in columns
+    )
 
 
 def _odbc_message(error: BaseException) -> str:

@@ -3,17 +3,26 @@
 import os
 import sqlite3
 import tempfile
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, closing, suppress
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
-from sqlalchemy import URL, Connection, Engine, event
+from sqlalchemy import URL, Connection, Engine, FunctionFilter, event
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql import functions, operators
+from sqlalchemy.sql.elements import Over
 
 from fininfra_db.dialects.base import LOCK_TIMEOUT, ConnectionOpener, Dialect, Features, Purpose, first_line
 from fininfra_db.errors import ConfigurationError, DatabaseMissing, DatabaseUnreachable, FininfraDbError, MigrationFailed, UrlInvalid
+from fininfra_db.types import Money
 
+_WAL_OFFSET: Final = 18
+_WAL: Final = b"\x02"
+"""The byte of the header that says how the file is written; 2 is WAL."""
 _MAGIC: Final = b"SQLite format 3\x00"
 """The first bytes of every SQLite database (sqlite.org/fileformat.html)."""
 
@@ -40,10 +49,21 @@ class SqliteDialect(Dialect):
             )
         if purpose == "reading" and not url.database.startswith("file:"):
             url = url.set(database=f"file:{quote(url.database)}").update_query_dict({"mode": "ro", "uri": "true"})
+        if purpose == "reading" and self._is_closed_wal(url):
+            url = url.update_query_dict({"immutable": "1"})
         url, arguments = super().engine_arguments(url, purpose)
-        if purpose == "migration" and "timeout" not in url.query:
+        if purpose in ("seeding", "migration") and "timeout" not in url.query:
             arguments["timeout"] = LOCK_TIMEOUT
         return url, arguments
+
+    def _is_closed_wal(self, url: URL) -> bool:
+        """Whether this is a database in WAL mode that nobody has open: only its file is left, and reading it would make two more."""
+        path = Path(unquote((url.database or "").removeprefix("file:")))
+        if path.with_name(f"{path.name}-wal").exists():
+            return False
+        with suppress(OSError), path.open("rb") as file:
+            return file.read(_WAL_OFFSET + 1)[_WAL_OFFSET:] == _WAL
+        return False
 
     def driver_arguments(self, url: URL, query: Mapping[str, str], timeout: float | None) -> tuple[URL, dict[str, Any]]:
         if query.get("sslmode"):
@@ -58,7 +78,7 @@ class SqliteDialect(Dialect):
         keys are off: a batch rebuild drops the old table, which with them on would delete every row below it.
         """
         foreign_keys = "OFF" if purpose == "migration" else "ON"
-        begin = "BEGIN IMMEDIATE" if purpose == "migration" else "BEGIN"
+        begin = "BEGIN IMMEDIATE" if purpose in ("seeding", "migration") else "BEGIN"
 
         @event.listens_for(engine, "connect")
         def set_up(dbapi_connection: Any, _record: Any) -> None:
@@ -66,6 +86,12 @@ class SqliteDialect(Dialect):
             cursor = dbapi_connection.cursor()
             cursor.execute(f"PRAGMA foreign_keys={foreign_keys}")
             cursor.close()
+
+        if purpose == "application":
+
+            @event.listens_for(engine, "do_connect")
+            def make_room(*_: Any) -> None:
+                self.make_room(url, "application")
 
         @event.listens_for(engine, "begin")
         def begin_for_real(connection: Connection) -> None:
@@ -109,20 +135,26 @@ class SqliteDialect(Dialect):
         SQLite itself would leave a file of 0 bytes until the first commit: after a failure it would look like a database
         that lost everything, and a second migrator could not tell it from one.
         """
-        if purpose != "migration" or not url.database or url.database.startswith("file:") or Path(url.database).exists():
+        name = url.database
+        if purpose not in ("application", "migration") or not name or name == ":memory:" or name.startswith("file:"):
             return
-        path = Path(url.database)
+        path = Path(name)
+        if path.exists() or not os.access(path.parent, os.W_OK):
+            return
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
             new = Path(folder) / path.name
             with closing(sqlite3.connect(new)) as connection:
                 connection.executescript("CREATE TABLE room (id INTEGER); DROP TABLE room; VACUUM;")
             with suppress(FileExistsError):
-                os.link(new, path)
+                _place(new, path)
 
     def connection_error(self, error: BaseException, url: URL) -> FininfraDbError:
         if isinstance(error, TypeError):
             return super().connection_error(error, url)
         return DatabaseUnreachable(f"Cannot open {self.describe(url)}: {first_line(error)}", "Check the path and its permissions.")
+
+    def says_locked(self, error: BaseException) -> bool:
+        return isinstance(error, OperationalError) and "database is locked" in str(error.orig)
 
     def describe(self, url: URL) -> str:
         return f"SQLite database {url.database}"
@@ -132,12 +164,63 @@ class SqliteDialect(Dialect):
         """Nothing to do: the migration's own BEGIN IMMEDIATE is the lock, and it ends with the process whatever happens."""
         yield
 
-    def before_commit(self, connection: Connection) -> None:
-        """Foreign keys were off, so every one is looked at now; a row that points nowhere rolls the run back."""
-        broken = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
-        if broken:
-            tables = ", ".join(sorted({f"{row[0]} -> {row[2]}" for row in broken}))
+    @contextmanager
+    def guarded(self, connection: Connection) -> Iterator[None]:
+        """Foreign keys are off, so every one is looked at: a row that points nowhere and did not before rolls the run back."""
+        before = _dangling(connection)
+        yield
+        new = _dangling(connection) - before
+        if new:
             raise MigrationFailed(
-                f"After the migration {len(broken)} rows point at a row that is not there ({tables}). Everything was rolled back.",
+                f"After the migration {new.total()} rows point at a row that is not there ({', '.join(sorted(new))}). "
+                "Everything was rolled back.",
                 "Correct the revision so that it keeps these rows consistent, and run the command again.",
             )
+
+
+def _dangling(connection: Connection) -> Counter[str]:
+    """How many rows point nowhere, by ``table -> parent``."""
+    return Counter(f"{row[0]} -> {row[2]}" for row in connection.exec_driver_sql("PRAGMA foreign_key_check"))
+
+
+def _place(new: Path, path: Path) -> None:
+    """Give a file its name unless it is taken (``FileExistsError``), in one step where the file system has links."""
+    try:
+        os.link(new, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        with path.open("xb") as file:
+            file.write(new.read_bytes())
+
+
+_SCALED: Final = "fininfra_scaled"
+"""Passed down to a sum whose FILTER or OVER is being rendered: the division then stands around the whole."""
+
+
+def _is_money_sum(element: Any) -> bool:
+    if isinstance(element, Over):
+        return _is_money_sum(element.element)
+    if isinstance(element, FunctionFilter):
+        return _is_money_sum(element.func)
+    return isinstance(element, functions.sum) and isinstance(element.type, Money)
+
+
+def _render_sum(element: Any, compiler: Any, **options: Any) -> str:
+    """``sum(amount)`` in whole ten-thousandths: SQLite before 3.43 adds binary fractions, whose errors add up to cents."""
+    visit = getattr(compiler, f"visit_{element.__visit_name__}")
+    if not _is_money_sum(element):
+        return str(visit(element, **options))
+    inside = options.pop(_SCALED, False)
+    if isinstance(element, functions.sum):
+        (argument,) = element.clauses
+        distinct = getattr(argument, "operator", None) is operators.distinct_op
+        amount = compiler.process(argument.element if distinct else argument, **options)
+        text = f"sum({'DISTINCT ' if distinct else ''}CAST(round({amount} * 10000) AS INTEGER))"
+    else:
+        text = visit(element, **options | {_SCALED: True})
+    return text if inside else f"({text} / 10000.0)"
+
+
+for _construct in (functions.sum, FunctionFilter, Over):
+    compiles(_construct, "sqlite")(_render_sum)

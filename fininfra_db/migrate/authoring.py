@@ -52,7 +52,7 @@ async def write_revision(project: Project, draft: Draft) -> Revised:
     scripts = load_scripts(config)
     author = _author(config, scripts, draft)
     if draft.autogenerate:
-        await _require_head(project)
+        await _require_head(project, draft.head)
         await _ask_environment(project, config, author)
         if not draft.allow_drop and not project.is_ours:
             refuse_drops(author.generated_revisions)
@@ -81,7 +81,7 @@ async def write_first_revision(project: Project) -> Revised:
     if project.history().revisions:
         return Revised()
     config = alembic_config(project, autogenerate=True)
-    draft = Draft(message=FIRST_MESSAGE, autogenerate=True)
+    draft = Draft(message=FIRST_MESSAGE, autogenerate=True, version_path=str(project.versions[0]))
     author = _author(config, load_scripts(config), draft)
     engine = create_engine("sqlite://")
     try:
@@ -93,7 +93,8 @@ async def write_first_revision(project: Project) -> Revised:
         assert script.upgrade_ops is not None
         code = render_python_code(script.upgrade_ops, render_item=render_item)
         script.rev_id = sha256(code.encode()).hexdigest()[:12]
-    return _revised(list(author.generate_scripts()))
+    with alembic_errors():
+        return _revised(list(author.generate_scripts()))
 
 
 def merge(
@@ -131,9 +132,9 @@ def _author(config: Config, scripts: ScriptDirectory, draft: Draft) -> RevisionC
     return RevisionContext(config, scripts, arguments)
 
 
-async def _require_head(project: Project) -> None:
+async def _require_head(project: Project, head: str) -> None:
     history = project.history()
-    if len(history.heads) > 1:
+    if len(history.heads) > 1 and head == "head":
         raise MultipleHeads(
             f"The history has several heads: {', '.join(history.heads)}. Nothing was written.", "Join them with 'fininfra-db merge heads'."
         )

@@ -1,5 +1,7 @@
 """A project's Alembic configuration: where its files are, and the ``Config`` object that Alembic works from."""
 
+import os
+import re
 import sys
 import tomllib
 from argparse import Namespace
@@ -60,7 +62,12 @@ class Project:
             ) from None
 
     def history(self) -> History:
-        """The revision files, read but not executed."""
+        """The revision files, read but not executed. Raises ``ProjectNotFound`` when their folder is not there."""
+        for folder in self.versions:
+            if not folder.is_dir():
+                raise ProjectNotFound(
+                    f"The folder of the revision files does not exist: {folder}", "Restore it, or run 'fininfra-db init' for an empty one."
+                )
         return read_history(self.versions, recursive=self.recursive)
 
 
@@ -73,12 +80,10 @@ def find_project(settings: Settings) -> Project:
             "Run 'fininfra-db init' here, or name the project with --project-root.",
         )
     root = settings.project_root
+    if "%" in str(root):
+        raise ConfigurationError(f"Alembic cannot work in a folder with a '%' in its path: {root}", "Rename or move the folder.")
     location = _as_path(options.get("script_location"), root)
-    separators = {"space": None, "newline": "\n", "os": ":" if sys.platform != "win32" else ";"}
-    listed = options.get("version_locations")
-    if isinstance(listed, str):
-        listed = [part.strip() for part in listed.split(separators.get(options.get("path_separator", "space"))) if part.strip()]
-    versions = tuple(_as_path(part, root) for part in listed or ()) or (location / "versions",)
+    versions = tuple(_as_path(part, root) for part in _version_locations(options)) or (location / "versions",)
     recursive = str(options.get("recursive_version_locations", "")).lower() in ("true", "1", "yes", "on")
     return Project(settings, location, versions, recursive)
 
@@ -101,11 +106,22 @@ def alembic_options(root: Path) -> dict[str, Any] | None:
     return options | (dict(ini["alembic"]) if ini.has_section("alembic") else {})
 
 
+def _version_locations(options: dict[str, Any]) -> list[str]:
+    """The folders of revision files, split as Alembic splits them; ``version_path_separator`` is its older word."""
+    listed = options.get("version_locations") or ""
+    if not isinstance(listed, str):
+        return list(listed)
+    separator = options.get("path_separator") or options.get("version_path_separator")
+    named = {"space": " ", "newline": "\n", "os": os.pathsep}
+    parts = listed.split(named.get(separator, separator)) if separator else re.split(r"[,\s]+", listed)
+    return [part.strip() for part in parts if part.strip()]
+
+
 def _as_path(value: Any, root: Path) -> Path:
     """A path option of Alembic: ``%(here)s`` is the project, a relative path is below it, ``package:folder`` is a resource."""
     if not isinstance(value, str) or not value:
         raise ConfigurationError(f"{INI_NAME} has no script_location.", "Add 'script_location = %(here)s/migrations' under [alembic].")
-    text = value.replace("%(here)s", str(root)).replace("%%", "%")
+    text = str(root).join(part.replace("%%", "%") for part in value.split("%(here)s"))
     package, colon, folder = text.partition(":")
     if colon and not Path(text).is_absolute():
         from importlib.resources import files

@@ -2,7 +2,6 @@
 
 import ast
 import functools
-import re
 from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -12,11 +11,12 @@ from alembic.config import Config
 from alembic.operations import ops
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Column, DefaultClause
+from sqlalchemy import Column, DefaultClause, MetaData
 from sqlalchemy.sql import functions
 from sqlalchemy.sql.schema import SchemaItem
 
 from fininfra_db.errors import Refused
+from fininfra_db.migrate.neutral import NAMES_OF_NOW, QUOTED, neutralize, operations_of
 from fininfra_db.types import utc_now
 
 _PLUGINS: Final = ["alembic.autogenerate.*", "alembic.ext.checkconstraint_byname"]
@@ -25,8 +25,6 @@ _PLUGINS: Final = ["alembic.autogenerate.*", "alembic.ext.checkconstraint_byname
 _RESERVED_PREFIX: Final = "fininfra_"
 """Tables of this program's own, never a matter of the models."""
 
-_NAMES_OF_NOW: Final = ("now", "current_timestamp", "getdate")
-_QUOTED: Final = re.compile(r"'((?:[^']|'')*)'(?:::.*)?")
 _TABLE_MAKERS: Final = ("create_table", "rename_table")
 
 
@@ -37,11 +35,11 @@ def comparison_options(config: Config, scripts: ScriptDirectory) -> dict[str, An
     def is_ours(_item: SchemaItem, name: str | None, kind: str, reflected: bool, compare_to: SchemaItem | None) -> bool:
         if kind != "table" or name is None:
             return True
-        if name.startswith(_RESERVED_PREFIX):
-            return False
-        return not reflected or compare_to is not None or name in owned()
+        if not reflected or compare_to is not None:
+            return True
+        return not name.startswith(_RESERVED_PREFIX) and name in owned()
 
-    def guard(_context: MigrationContext, _revision: Any, directives: list[ops.MigrationScript]) -> None:
+    def guard(context: MigrationContext, _revision: Any, directives: list[ops.MigrationScript]) -> None:
         if not getattr(config.cmd_opts, "autogenerate", False):
             return
         if is_empty(directives):
@@ -49,7 +47,9 @@ def comparison_options(config: Config, scripts: ScriptDirectory) -> dict[str, An
             return
         if not config.attributes.get("allow_drop", False):
             refuse_drops(directives)
+        models = context.opts["target_metadata"]
         for script in directives:
+            neutralize(script, [models] if isinstance(models, MetaData) else models)
             leave_out_indexes_of_dropped_tables(script)
             put_foreign_keys_in_order(script)
 
@@ -89,13 +89,13 @@ def leave_out_indexes_of_dropped_tables(script: ops.MigrationScript) -> None:
     """An index goes with its table. MySQL refuses to drop it before, when a foreign key needs it (error 1553)."""
     for container in (*script.upgrade_ops_list, *script.downgrade_ops_list):
         dropped = {operation.table_name for operation in container.ops if isinstance(operation, ops.DropTableOp)}
-        _take(container, [each for each in _flatten(container) if isinstance(each, ops.DropIndexOp) and each.table_name in dropped])
+        _take(container, [each for each in operations_of([container]) if isinstance(each, ops.DropIndexOp) and each.table_name in dropped])
 
 
 def put_foreign_keys_in_order(script: ops.MigrationScript) -> None:
     """A foreign key goes before, and comes after, what it needs: its table, the key it points to and, on MySQL, its index."""
     for container in (*script.upgrade_ops_list, *script.downgrade_ops_list):
-        changes = _flatten(container)
+        changes = operations_of([container])
         going = [each for each in changes if isinstance(each, ops.DropConstraintOp) and each.constraint_type == "foreignkey"]
         coming = [each for each in changes if isinstance(each, ops.CreateForeignKeyOp)]
         first, last = _take(container, going), _take(container, coming)
@@ -144,8 +144,8 @@ def _compare_server_default(
     if isinstance(default, utc_now):
         return inspected_default is None
     if isinstance(default, functions.now):
-        return (inspected_default or "").strip("()").lower() not in _NAMES_OF_NOW
-    text = _QUOTED.fullmatch(inspected_default or "")
+        return (inspected_default or "").strip("()").lower() not in NAMES_OF_NOW
+    text = QUOTED.fullmatch(inspected_default or "")
     if isinstance(default, str) and text and text[1].replace("''", "'") == default:
         return False
     found, wanted = _as_number(inspected_default), _as_number(rendered)
@@ -161,14 +161,7 @@ def _as_number(default: str | None) -> Decimal | None:
 
 
 def _operations(directives: list[ops.MigrationScript]) -> list[ops.MigrateOperation]:
-    return [operation for script in directives for container in script.upgrade_ops_list for operation in _flatten(container)]
-
-
-def _flatten(container: ops.OpContainer) -> list[ops.MigrateOperation]:
-    found: list[ops.MigrateOperation] = []
-    for operation in container.ops:
-        found += _flatten(operation) if isinstance(operation, ops.OpContainer) else [operation]
-    return found
+    return operations_of(container for script in directives for container in script.upgrade_ops_list)
 
 
 def _in_words(operation: ops.MigrateOperation) -> str:

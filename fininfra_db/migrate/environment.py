@@ -6,9 +6,10 @@ through ``Config.attributes``, a foreign one connects by itself.
 """
 
 import asyncio
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from io import StringIO
 from pathlib import Path
 from typing import Any, Final
@@ -65,12 +66,13 @@ async def execute_on(connection: Connection, config: Config, work: Work) -> None
         _run(_with_connection(config, connection), load_scripts(config), work, {"dont_mutate": True})
 
 
-def render(project: Project, work: Work, **options: Any) -> str:
+async def render(project: Project, work: Work, **options: Any) -> str:
     """The SQL that ``work`` would run, for the dialect of the project's URL. Nothing is connected to."""
     buffer = StringIO()
     config = alembic_config(project)
     config.output_buffer = buffer
-    _run(config, load_scripts(config), work, options | {"as_sql": True})
+    async with _one_at_a_time():
+        _run(config, load_scripts(config), work, options | {"as_sql": True})
     return buffer.getvalue()
 
 
@@ -78,6 +80,7 @@ def load_scripts(config: Config) -> ScriptDirectory:
     """Load every revision file. Raises ``RevisionBroken`` naming the one that does not load."""
     with alembic_errors():
         scripts = ScriptDirectory.from_config(config)
+    sys.path[:] = dict.fromkeys(sys.path)  # Alembic prepends the project's folders each time
     try:
         with alembic_errors():
             scripts.get_heads()
@@ -91,8 +94,8 @@ def load_scripts(config: Config) -> ScriptDirectory:
 def run() -> None:
     """What ``env.py`` calls: configure Alembic for this project and run what was asked for.
 
-    A caller may put a SQLAlchemy ``Connection`` or ``Engine`` in ``Config.attributes["connection"]``. Without one, as
-    under the plain ``alembic`` command, the settings of the project are read and connected to.
+    A caller may put a SQLAlchemy ``Connection``, ``Engine`` or ``AsyncEngine`` in ``Config.attributes["connection"]``.
+    Without one, as under the plain ``alembic`` command, the settings of the project are read and connected to.
     """
     config = context.config
     settings = config.attributes.get("settings")
@@ -110,13 +113,19 @@ def _run_with(settings: Settings, config: Config) -> None:
     connection = config.attributes.get("connection")
     if context.is_offline_mode():
         _migrate_offline(settings)
+    elif connection is None:
+        asyncio.run(_migrate_alone(settings))
     elif isinstance(connection, Connection):
         _migrate(connection, settings)
-    elif isinstance(connection, Engine):
-        with connection.connect() as opened:
-            _migrate(opened, settings)
+    elif hasattr(connection, "sync_engine"):
+        asyncio.run(greenlet_spawn(_migrate_on, connection.sync_engine, settings))
     else:
-        asyncio.run(_migrate_alone(settings))
+        _migrate_on(connection, settings)
+
+
+def _migrate_on(engine: Engine, settings: Settings) -> None:
+    with engine.connect() as connection:
+        _migrate(connection, settings)
 
 
 async def _migrate_alone(settings: Settings) -> None:
@@ -131,9 +140,9 @@ def _migrate(connection: Connection, settings: Settings) -> None:
     """
     dialect = dialect_of(connection.dialect.name)
     context.configure(connection=connection, **_options(settings, dialect))
-    with context.begin_transaction():
+    reading = context.get_context().opts.get("dont_mutate", False)
+    with context.begin_transaction(), nullcontext() if reading else dialect.guarded(connection):
         context.run_migrations()
-        dialect.before_commit(connection)
 
 
 def _migrate_offline(settings: Settings) -> None:

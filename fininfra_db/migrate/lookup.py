@@ -97,4 +97,6 @@ def _translated(error: BaseException) -> FininfraDbError:
         return RevisionNotFound(
             f"There is no revision {error.argument!r} in this history. Nothing was run.", "List them with 'fininfra-db history'."
         )
+    if "MetaData object" in str(error):
+        return AlembicFailed("The project's env.py names no models to compare with.", "Set target_metadata in env.py to their MetaData.")
     return AlembicFailed(f"{error}", "Nothing was run. 'fininfra-db history' shows what there is.")

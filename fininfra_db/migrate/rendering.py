@@ -41,15 +41,15 @@ def render_item(kind: str, item: Any, autogen_context: AutogenContext) -> str | 
 
 def _stored(decorator: TypeDecorator[Any]) -> TypeEngine[Any]:
     """The type that an application's type stores, with a variant for each database where it chooses another."""
-    stored, *others = (decorator.load_dialect_impl(dialect) for dialect in _dialects())
-    for dialect, other in zip(_dialects()[1:], others, strict=True):
+    stored, *others = (decorator.load_dialect_impl(dialect) for dialect in sqlalchemy_dialects())
+    for dialect, other in zip(sqlalchemy_dialects()[1:], others, strict=True):
         if repr(other) != repr(stored):
             stored = stored.with_variant(other, dialect.name)
     return stored
 
 
 @functools.cache
-def _dialects() -> tuple[Dialect, ...]:
+def sqlalchemy_dialects() -> tuple[Dialect, ...]:
     """SQLAlchemy's dialects, SQLite first, made to leave a type as its author names it and not as a driver adapts it."""
     found = tuple(dialect_of(name).offline(URL.create(name)) for name in ("sqlite", "postgresql", "mysql", "mssql"))
     for dialect in found:

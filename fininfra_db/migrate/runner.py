@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, event, inspect, text
 from sqlalchemy.exc import DBAPIError
 
 from fininfra_db.connections import migration_lock, read
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 VERSION_TABLE = "alembic_version"
 Direction = Literal["up", "down"]
+_STAMP_HINT = "If create-tables made the tables, tell the history so with 'fininfra-db stamp head', then run 'fininfra-db check'."
 Observer = Callable[[Step], None]
 """Told of each step as it begins, with zero seconds, so that a long run can be watched."""
 
@@ -39,9 +40,15 @@ class _Run:
 
     steps: list[Step] = field(default_factory=list)
     running: Step | None = None
+    before: tuple[str, ...] = ()
     expected: tuple[str, ...] = ()
+    committed_inside: Step | None = None
     rolls_back: bool = True
-    """Whether a revision that fails leaves nothing behind, as ``env.py`` configured it."""
+    """Whether a revision that fails leaves nothing behind: as ``env.py`` configured it, until the revision commits by itself."""
+
+    def note_commit(self, _connection: Connection) -> None:
+        """A commit while a revision runs is an ``autocommit_block``: what came before it stays."""
+        self.committed_inside = self.running
 
 
 async def read_versions(project: Project) -> tuple[str, ...]:
@@ -72,7 +79,7 @@ async def upgrade(project: Project, revision: str, *, tag: str | None = None, ob
     history = project.history()
     before = await _versions_or_none(project)
     refuse_unknown(history, before)
-    if revision in ("head", "heads") and len(history.heads) <= 1 and history.is_at_head(before):
+    if history.is_at_head(before) and (revision == "heads" or (revision == "head" and len(history.heads) <= 1)):
         return Migrated(before=before, after=before)
     return await _migrate(project, "up", revision, before, tag, observer)
 
@@ -89,6 +96,7 @@ async def stamp(project: Project, revisions: tuple[str, ...], *, purge: bool = F
     """Write ``revisions`` into the version table without running anything. ``purge`` empties it first."""
     from fininfra_db.migrate.config import alembic_config
     from fininfra_db.migrate.environment import load_scripts
+    from fininfra_db.migrate.lookup import alembic_errors
 
     before = await _versions_or_none(project)
     config = alembic_config(project)
@@ -97,24 +105,27 @@ async def stamp(project: Project, revisions: tuple[str, ...], *, purge: bool = F
     def plan(versions: tuple[str, ...]) -> Iterable[Any]:
         return scripts._stamp_revs(revisions, versions)
 
+    with alembic_errors():
+        list(plan(() if purge else before))  # a name that leads nowhere is found before anything is touched
+
     return Stamped(before=before, after=await _run(project, config, plan, _Run(), destination_rev=revisions, tag=tag, purge=purge))
 
 
-def render_upgrade(project: Project, revision: str, tag: str | None = None) -> Script:
+async def render_upgrade(project: Project, revision: str, tag: str | None = None) -> Script:
     """The SQL of an upgrade. ``revision`` is a target, or ``from:to``."""
     start, _, target = revision.rpartition(":")
-    return _render(project, "up", start or None, target, tag)
+    return await _render(project, "up", start or None, target, tag)
 
 
-def render_downgrade(project: Project, revision: str, tag: str | None = None) -> Script:
+async def render_downgrade(project: Project, revision: str, tag: str | None = None) -> Script:
     """The SQL of a downgrade. ``revision`` is ``from:to``, since no database is asked where it is."""
     start, colon, target = revision.rpartition(":")
     if not colon:
         raise OptionsInvalid("downgrade --sql needs <from>:<to>: no database is asked where it is.", "For example head:base.")
-    return _render(project, "down", start, target, tag)
+    return await _render(project, "down", start, target, tag)
 
 
-def render_stamp(project: Project, revisions: tuple[str, ...], tag: str | None = None) -> Script:
+async def render_stamp(project: Project, revisions: tuple[str, ...], tag: str | None = None) -> Script:
     """The SQL that writes ``revisions`` into the version table; each may be ``from:to``."""
     from fininfra_db.migrate.config import alembic_config
     from fininfra_db.migrate.environment import load_scripts, render
@@ -125,7 +136,9 @@ def render_stamp(project: Project, revisions: tuple[str, ...], tag: str | None =
     targets = tuple(revision.rpartition(":")[2] for revision in revisions)
     scripts = load_scripts(alembic_config(project))
     start = starts.pop() if starts else None
-    sql = render(project, lambda versions, _: scripts._stamp_revs(targets, versions), starting_rev=start, destination_rev=targets, tag=tag)
+    sql = await render(
+        project, lambda versions, _: scripts._stamp_revs(targets, versions), starting_rev=start, destination_rev=targets, tag=tag
+    )
     return Script(sql=sql)
 
 
@@ -187,7 +200,7 @@ async def _migrate(
         if run.running is None:
             raise
         raise await _failed(project, run, _reason(project, error)) from error
-    return Migrated(before=before, after=after, steps=tuple(run.steps))
+    return Migrated(before=run.before, after=after, steps=tuple(run.steps))
 
 
 async def _run(
@@ -197,14 +210,15 @@ async def _run(
     from fininfra_db.migrate.environment import execute
 
     def work(versions: tuple[str, ...], context: "MigrationContext") -> Iterable[Any]:
-        run.expected = versions
+        run.before = run.expected = tuple(sorted(versions))
         run.rolls_back = context.impl.transactional_ddl
         context.on_version_apply_callbacks += (lambda heads, **_: setattr(run, "expected", tuple(heads)),)
+        event.listen(context.connection, "commit", run.note_commit)
         return plan(versions)
 
     async with migration_lock(project.settings):
         await execute(project, work, "migration", config, **options)
-    after = await read_versions(project)
+        after = await read_versions(project)
     if set(after) != set(run.expected):
         raise MigrationFailed(
             f"The run ended without an error, but the database is at {_at(after)} and not at {_at(run.expected)}: it was not committed.",
@@ -226,13 +240,13 @@ def _watched(plan: Iterable[Any], direction: Direction, run: _Run, observer: Obs
     run.running = None
 
 
-def _render(project: Project, direction: Direction, start: str | None, target: str, tag: str | None) -> Script:
+async def _render(project: Project, direction: Direction, start: str | None, target: str, tag: str | None) -> Script:
     from fininfra_db.migrate.config import alembic_config
     from fininfra_db.migrate.environment import load_scripts, render
 
     scripts = load_scripts(alembic_config(project))
     plan: Any = scripts._upgrade_revs if direction == "up" else scripts._downgrade_revs
-    sql = render(project, lambda versions, _: plan(target, versions), starting_rev=start, destination_rev=target, tag=tag)
+    sql = await render(project, lambda versions, _: plan(target, versions), starting_rev=start, destination_rev=target, tag=tag)
     return Script(sql=sql)
 
 
@@ -251,14 +265,18 @@ async def _failed(project: Project, run: _Run, reason: str) -> MigrationFailed:
         state = f"The database is at {_at(await read_versions(project))}."
     except FininfraDbError:
         state = "The database cannot be read now."
-    if run.rolls_back:
+    rolls_back = run.rolls_back and run.committed_inside is not step
+    if rolls_back:
         state += f" Nothing of {step.revision} remains."
     else:
-        state += f" This database commits each DDL statement by itself: a part of {step.revision} may remain."
+        why = "The revision committed a part of itself" if run.rolls_back else "This database commits each DDL statement by itself"
+        state += f" {why}: a part of {step.revision} may remain."
     return MigrationFailed(
         f"Revision {step.revision} ({step.message}) did not {verb}: {reason.rstrip('.')}. {state}",
-        "Correct the revision, then run the command again."
-        if run.rolls_back
+        _STAMP_HINT
+        if not run.before and "already exists" in reason
+        else "Correct the revision, then run the command again."
+        if rolls_back
         else "Look at the tables of the revision, undo or finish its part by hand, then run the command again.",
     )
 

@@ -3,8 +3,11 @@
 What is there already is never overwritten, so running this again writes nothing.
 """
 
+import asyncio
 import os
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Final
@@ -13,10 +16,15 @@ from fininfra_db.errors import ConfigurationError
 from fininfra_db.migrate.config import alembic_options, find_project
 from fininfra_db.results import Initialized
 from fininfra_db.security import generate_key
-from fininfra_db.settings import INI_SECTION, KEYS_VARIABLE, Settings
+from fininfra_db.settings import INI_NAME, INI_SECTION, KEYS_VARIABLE, Settings
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 DEFAULT_DIRECTORY: Final = "migrations"
-_MODELS_LINE: Final = re.compile(r"^models[ \t]*=.*$", re.MULTILINE)
+_MODELS_OPTION: Final = re.compile(r"^models[ \t]*[=:].*\n(?:[ \t]+\S.*\n)*", re.MULTILINE)
 
 
 def scaffold(settings: Settings, *, directory: str = DEFAULT_DIRECTORY, models: tuple[str, ...] = (), package: bool = False) -> Initialized:
@@ -27,7 +35,10 @@ def scaffold(settings: Settings, *, directory: str = DEFAULT_DIRECTORY, models: 
     """
     try:
         written = _write_ini(settings, directory, models)
-        written += _write_environment(find_project(settings).location, package)
+        project = find_project(settings)
+        written += _write_environment(project.location, package)
+        for folder in project.versions if project.is_ours else ():
+            folder.mkdir(parents=True, exist_ok=True)  # git keeps no empty folder
         key_file, warning = _add_development_key(settings)
     except OSError as error:
         raise ConfigurationError(
@@ -36,23 +47,46 @@ def scaffold(settings: Settings, *, directory: str = DEFAULT_DIRECTORY, models: 
     return Initialized(written=tuple(written + key_file), warnings=warning)
 
 
+@asynccontextmanager
+async def project_lock(root: Path) -> AsyncIterator[None]:
+    """Let one process at a time write the files of a project; the lock is the folder's and ends with the process."""
+    if fcntl is None:
+        yield
+        return
+    folder = os.open(root, os.O_RDONLY)
+    try:
+        while True:
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                await asyncio.sleep(0.05)
+        yield
+    finally:
+        os.close(folder)
+
+
 def _write_ini(settings: Settings, directory: str, models: tuple[str, ...]) -> list[Path]:
     path = settings.ini_path
     if not path.exists() and alembic_options(settings.project_root) is None:
-        text = _template("alembic.ini.txt").format(directory=directory, models=", ".join(models or settings.models))
+        location = directory if Path(directory).is_absolute() else f"%(here)s/{directory.replace('%', '%%')}"
+        text = _template("alembic.ini.txt").format(location=location, models=", ".join(models or settings.models))
         return _write_new(path, text)
-    if not models or models == settings.models:
+    if not models or (models == settings.models and settings.models_source == INI_NAME):
         return []
     text = path.read_text(encoding="utf-8") if path.exists() else ""
-    line = f"models = {', '.join(models)}"
-    if f"[{INI_SECTION}]" not in text:
-        text = f"{text.rstrip()}\n\n[{INI_SECTION}]\n{line}\n".lstrip()
-    else:
-        head, section, body = text.partition(f"[{INI_SECTION}]")
-        body, replaced = _MODELS_LINE.subn(lambda _: line, body, count=1)
-        text = head + section + (body if replaced else f"\n{line}{body}")
-    path.write_text(text, encoding="utf-8")
+    path.write_text(_with_models(text, f"models = {', '.join(models)}\n"), encoding="utf-8")
     return [path]
+
+
+def _with_models(text: str, line: str) -> str:
+    """The text of an ini file with ``line`` as the one ``models`` option of our section; comments stay."""
+    head, section, body = text.partition(f"[{INI_SECTION}]\n")
+    if not section:
+        return f"{text.rstrip()}\n\n[{INI_SECTION}]\n{line}".lstrip()
+    body, next_section, rest = body.partition("\n[")
+    body, replaced = _MODELS_OPTION.subn(lambda _: line, f"{body}\n", count=1)
+    return head + section + (body if replaced else line + body) + next_section.lstrip("\n") + rest
 
 
 def _write_environment(location: Path, package: bool) -> list[Path]:

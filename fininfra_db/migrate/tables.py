@@ -12,7 +12,7 @@ from fininfra_db.errors import DatabaseMissing, Refused
 from fininfra_db.migrate.config import Project, alembic_config, load_metadata
 from fininfra_db.migrate.drift import tables_made_by
 from fininfra_db.migrate.environment import execute, load_scripts
-from fininfra_db.migrate.runner import VERSION_TABLE
+from fininfra_db.migrate.runner import VERSION_TABLE, read_versions, refuse_unknown
 from fininfra_db.results import TablesCreated
 from fininfra_db.settings import Settings
 
@@ -50,6 +50,7 @@ async def drop_owned_tables(project: Project) -> tuple[str, ...]:
     if _is_missing(project.settings):
         return ()
     try:
+        refuse_unknown(project.history(), await read_versions(project))
         owned.add(await _version_table(project))
         async with migration_lock(project.settings), open_connection(project.settings, "migration") as connection:
             dropped = await connection.run_sync(lambda sync: _drop(sync, owned))
@@ -84,13 +85,28 @@ def _is_missing(settings: Settings) -> bool:
 
 def _drop(connection: Connection, owned: set[str]) -> tuple[str, ...]:
     found = MetaData()
-    present = [name for name in inspect(connection).get_table_names() if name in owned]
+    names = inspect(connection).get_table_names()
+    present = [name for name in names if name in owned]
+    _refuse_if_needed_by_others(connection, [name for name in names if name not in owned], owned)
     found.reflect(connection, only=present, resolve_fks=False)
     tables = list(reversed(found.sorted_tables))
     found.drop_all(connection, tables=tables)
     for table in tables:
         _drop_named_types(table, connection)
     return tuple(table.name for table in tables)
+
+
+def _refuse_if_needed_by_others(connection: Connection, others: list[str], owned: set[str]) -> None:
+    """Tables of somebody else with a foreign key to ours: not every database keeps a table that is pointed to."""
+    found = inspect(connection).get_multi_foreign_keys(filter_names=others) if others else {}
+    needed = sorted(
+        {f"{name} -> {key['referred_table']}" for (_, name), keys in found.items() for key in keys if key["referred_table"] in owned}
+    )
+    if needed:
+        raise Refused(
+            f"Tables that are not this project's point at tables that would be dropped: {', '.join(needed)}. Nothing was dropped.",
+            "Drop those foreign keys first, if they are not needed.",
+        )
 
 
 def _drop_named_types(table: Table, connection: Connection) -> None:
