@@ -25,7 +25,7 @@ from fininfra_db.database import Database
 from fininfra_db.dialects import target_of
 from fininfra_db.errors import FininfraDbError
 from fininfra_db.security import generate_key
-from fininfra_db.session import open_connection
+from fininfra_db.connections import open_connection
 from fininfra_db.settings import Settings, load_settings
 
 LOCAL_SERVERS = {

@@ -30,9 +30,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 from sqlalchemy import URL, make_url, text
 
+from fininfra_db.connections import make_engine, open_connection
 from fininfra_db.dialects import Target, target_of
 from fininfra_db.errors import DatabaseUnreachable, UrlInvalid
-from fininfra_db.connections import make_engine, open_connection
 from fininfra_db.settings import Settings, load_settings
 from tests.conftest import url_on
 

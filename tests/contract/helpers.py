@@ -1,0 +1,62 @@
+"""What the contract suites share: scratch databases, models of the test's own, revision files, and looking behind the program's back."""
+
+import textwrap
+import uuid
+from pathlib import Path
+
+from sqlalchemy import inspect
+
+from fininfra_db.connections import ensure_database, open_connection
+from fininfra_db.migrate.authoring import Draft
+from tests.conftest import Project
+
+
+async def create_empty_database(project: Project) -> None:
+    """Create the project's database without a table in it."""
+    await ensure_database(project.settings())
+    async with open_connection(project.settings(), "migration"):
+        pass
+
+
+async def table_names(project: Project) -> set[str]:
+    """Every table of the database."""
+    async with open_connection(project.settings(), "reading") as connection:
+        return set(await connection.run_sync(lambda sync: inspect(sync).get_table_names()))
+
+
+async def column_names(project: Project, table: str) -> set[str]:
+    """Every column of a table."""
+    async with open_connection(project.settings(), "reading") as connection:
+        return {column["name"] for column in await connection.run_sync(lambda sync: inspect(sync).get_columns(table))}
+
+
+def files_of(root: Path) -> dict[Path, bytes]:
+    """Every file below ``root`` but Python's caches, with what is in it."""
+    return {path: path.read_bytes() for path in root.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+
+
+def write_module(root: Path, source: str) -> str:
+    """Write a module that can be imported from the project, under a name that no other test has imported, and return the name."""
+    name = f"models_{uuid.uuid4().hex[:12]}"
+    (root / f"{name}.py").write_text(textwrap.dedent(source), encoding="utf-8")
+    return name
+
+
+async def use_models(project: Project, source: str) -> None:
+    """Make these the models of the project, as ``init --models`` does; files that are missing are written."""
+    await project.database().init(models=(write_module(project.root, source),))
+
+
+async def write_by_hand(project: Project, message: str, *statements: str, head: str = "head") -> str:
+    """Write a revision whose upgrade is ``statements``. Returns its identifier."""
+    written = await project.database().revision(Draft(message=message, head=head, splice=True))
+    if statements:
+        append_upgrade(written.paths[0], *statements)
+    return written.revisions[0]
+
+
+def append_upgrade(path: Path, *statements: str) -> None:
+    """Write the body of an empty revision's ``upgrade()``."""
+    head, empty, rest = path.read_text(encoding="utf-8").partition("    pass\n")
+    assert empty
+    path.write_text(head + "".join(f"    {statement}\n" for statement in statements) + rest, encoding="utf-8")
