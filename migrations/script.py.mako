@@ -1,4 +1,7 @@
-"""${message}
+<%!
+def in_docstring(message):
+    return message.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
+%>"""${message | in_docstring}
 
 Revision ID: ${up_revision}
 Revises: ${down_revision | comma,n}

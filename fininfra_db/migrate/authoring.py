@@ -48,6 +48,7 @@ async def write_revision(project: Project, draft: Draft) -> Revised:
     Raises ``NotAtHead`` when the database is not at head, ``Refused`` when the revision would drop a table or column and
     ``allow_drop`` is not set. Nothing is written when there is nothing to do.
     """
+    _refuse_taken(project, draft.rev_id)
     config = alembic_config(project, autogenerate=draft.autogenerate, allow_drop=draft.allow_drop)
     scripts = load_scripts(config)
     author = _author(config, scripts, draft)
@@ -107,6 +108,7 @@ def merge(
     splice: bool = False,
 ) -> Revised:
     """Write a revision that joins ``revisions`` (``heads`` for all of them) into one head."""
+    _refuse_taken(project, rev_id)
     scripts = load_scripts(alembic_config(project))
     if revisions == ("heads",) and len(scripts.get_heads()) < 2:
         return Revised()
@@ -115,6 +117,11 @@ def merge(
             rev_id or random_identifier(), message, refresh=True, head=revisions, branch_labels=branch_label, splice=splice
         )
     return _revised([script])
+
+
+def _refuse_taken(project: Project, rev_id: str | None) -> None:
+    if rev_id is not None and rev_id in project.history().revisions:
+        raise OptionsInvalid(f"There is a revision {rev_id} already. Nothing was written.", "Choose another --rev-id.")
 
 
 def _author(config: Config, scripts: ScriptDirectory, draft: Draft) -> RevisionContext:

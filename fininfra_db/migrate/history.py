@@ -94,7 +94,7 @@ def read_header(path: Path) -> RevisionInfo | None:
     if not values.get("revision"):
         return None
     docstring = _DOCSTRING.match(source)
-    text = docstring[2].strip() if docstring else ""
+    text = _unescaped(docstring).strip() if docstring else ""
     created = _CREATED.search(text)
     return RevisionInfo(
         revision=values["revision"],
@@ -105,6 +105,16 @@ def read_header(path: Path) -> RevisionInfo | None:
         created=created[1] if created else None,
         path=path,
     )
+
+
+def _unescaped(docstring: re.Match[str]) -> str:
+    """The text of a docstring, as Python would read it."""
+    if "\\" not in docstring[2]:
+        return docstring[2]
+    try:
+        return str(ast.literal_eval(docstring[1] + docstring[2] + docstring[1]))
+    except (SyntaxError, ValueError):
+        return docstring[2]
 
 
 def _revision_files(folders: Iterable[Path], recursive: bool) -> Iterable[Path]:

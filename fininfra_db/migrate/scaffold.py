@@ -85,7 +85,7 @@ def _with_models(text: str, line: str) -> str:
     if not section:
         return f"{text.rstrip()}\n\n[{INI_SECTION}]\n{line}".lstrip()
     body, next_section, rest = body.partition("\n[")
-    body, replaced = _MODELS_OPTION.subn(lambda _: line, f"{body}\n", count=1)
+    body, replaced = _MODELS_OPTION.subn(lambda _: line, body if body.endswith("\n") else f"{body}\n", count=1)
     return head + section + (body if replaced else line + body) + next_section.lstrip("\n") + rest
 
 

@@ -221,13 +221,13 @@ def test_a_revision_may_be_named_by_its_beginning(behind: Project) -> None:
     assert succeeds(behind, "stamp", "cccc")["after"] == ["cccc3333"]
 
 
-@pytest.mark.parametrize("words", [["upgrade"], ["downgrade"], ["show"], ["stamp"], ["revision", "--splice", "--head"]], ids=" ".join)
-def test_a_beginning_that_fits_two_revisions_is_refused(behind: Project, words: list[str]) -> None:
+def test_a_beginning_that_fits_two_revisions_is_refused(behind: Project) -> None:
     add_revision(behind, "cccc4444", "cccc3333")
-    told = refused(behind, *words, "cccc", code=1)
-    assert "'cccc3333'" in told
-    assert "'cccc4444'" in told
-    assert "more characters" in told
+    done = side_by_side(behind, ("upgrade cccc", "downgrade cccc", "show cccc", "stamp cccc", "revision --splice --head cccc"))
+    assert {run.returncode for run in done.values()} == {1}
+    for run in done.values():
+        assert "'cccc3333', 'cccc4444'" in run.stderr
+        assert "more characters" in run.stderr
 
 
 def test_base_reverts_everything(behind: Project) -> None:
@@ -400,11 +400,9 @@ def test_merge_joins_all_heads_or_those_that_are_named(at_head: Project) -> None
         add_revision(at_head, revision)
     named = succeeds(at_head, "merge", "aaaa1111", "aaaa2222", "-m", "two", "--rev-id", "bbbb1111", "--branch-label", "joined")
     assert named["revisions"] == ["bbbb1111"]
-    assert names(succeeds(at_head, "heads")) == ["aaaa3333", "bbbb1111"]
     (info,) = succeeds(at_head, "show", "joined")["revisions"]
     assert (sorted(info["down_revisions"]), info["message"]) == (["aaaa1111", "aaaa2222"], "two")
     rest = succeeds(at_head, "merge", "heads", "--message", "all")
-    assert names(succeeds(at_head, "heads")) == rest["revisions"]
     assert succeeds(at_head, "merge", "heads")["paths"] == []
     assert succeeds(at_head, "upgrade")["after"] == rest["revisions"]
 

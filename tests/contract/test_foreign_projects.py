@@ -226,7 +226,7 @@ async def test_a_password_of_special_characters_reaches_their_engine(mysql_proje
     make_foreign(mysql_project, templates, template)
     await create_empty_database(mysql_project)
     url = make_url(mysql_project.url)
-    user, password = f"fininfra_{uuid.uuid4().hex[:8]}", "p%40ss:/#%%s@"
+    user, password = f"fininfra_{uuid.uuid4().hex[:8]}", "p%40ss:/#%%s@é"
     await mysql_project.execute(f"CREATE USER {user} IDENTIFIED BY '{password}'", f"GRANT ALL ON {url.database}.* TO {user}")
     theirs = replace(mysql_project, url=url.set(username=user, password=password).render_as_string(hide_password=False))
     try:

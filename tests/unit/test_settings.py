@@ -433,6 +433,17 @@ def test_process_settings_follow_the_environment_and_the_working_directory(root:
     assert process_settings().sql_url == "sqlite:///dotenv.db"
 
 
+@pytest.mark.parametrize(("name", "line"), [(".env", "SQL_URL = {}"), ("alembic.ini", "[alembic]\nsqlalchemy.url = {}")])
+def test_process_settings_follow_the_files_of_the_project(root: Path, name: str, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(root)
+    assert process_settings().sql_url_source == "default"
+    for second, url in enumerate(("sqlite:///before.db", "sqlite:///after.db")):
+        os.utime(write(root / name, line.format(url)), (second, second))
+        assert process_settings().sql_url == url
+    (root / name).unlink()
+    assert process_settings().sql_url_source == "default"
+
+
 def test_settings_cannot_be_changed(root: Path) -> None:
     with pytest.raises(FrozenInstanceError):
         load(root).sql_url = "other"  # type: ignore[misc]
