@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fininfra_db.database import Database
     from fininfra_db.errors import FininfraDbError
+    from fininfra_db.migrate.authoring import Draft
     from fininfra_db.models import (
         Account,
         BankConnection,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from fininfra_db.security import decrypt_field, encrypt_field, generate_key
     from fininfra_db.session import get_async_session, get_engine
     from fininfra_db.settings import Settings, load_settings
+    from fininfra_db.types import EncryptedString, Money, UtcDateTime
 
 __version__ = "0.1.0"
 
@@ -33,12 +35,16 @@ _HOMES = {
     "Budget": "models",
     "Database": "database",
     "Document": "models",
+    "Draft": "migrate.authoring",
+    "EncryptedString": "types",
     "FininfraDbError": "errors",
     "Goal": "models",
+    "Money": "types",
     "NetWorthSnapshot": "models",
     "Settings": "settings",
     "Transaction": "models",
     "User": "models",
+    "UtcDateTime": "types",
     "decrypt_field": "security",
     "encrypt_field": "security",
     "generate_key": "security",
@@ -54,12 +60,16 @@ __all__ = [
     "Budget",
     "Database",
     "Document",
+    "Draft",
+    "EncryptedString",
     "FininfraDbError",
     "Goal",
+    "Money",
     "NetWorthSnapshot",
     "Settings",
     "Transaction",
     "User",
+    "UtcDateTime",
     "decrypt_field",
     "encrypt_field",
     "generate_key",

@@ -58,6 +58,8 @@ def _make_engine(settings: Settings, purpose: Purpose) -> Engine:
 def _create(url: URL, target: Target, options: dict[str, Any]) -> Engine:
     try:
         return create_engine(url, **options)
+    except ValueError:
+        raise UrlInvalid("An option of the database URL has a value of the wrong kind.", "Correct the database URL.") from None
     except NoSuchModuleError:
         raise UrlInvalid(f"The driver of the database URL is not known for {target.dialect.label}.", "Name the database only.") from None
     except ImportError as error:
@@ -145,7 +147,7 @@ async def migration_lock(settings: Settings) -> AsyncIterator[None]:
 async def ensure_database(settings: Settings) -> bool:
     """Create the database if the server has none of that name; whether this call created it.
 
-    A SQLite file is made by the first connection that writes, so here it only says whether it is still missing.
+    On SQLite that is a file without tables.
     """
     target = target_of(settings)
     try:
@@ -153,7 +155,7 @@ async def ensure_database(settings: Settings) -> bool:
             return False
     except DatabaseMissing:
         if not target.dialect.features.has_server:
-            target.dialect.look_before_connecting(target.url, "migration")
+            _look_before_connecting(settings, "migration")
             return True
     maintenance = replace(
         settings, sql_url=target.url.set(database=target.dialect.maintenance_database).render_as_string(hide_password=False)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from fininfra_db.connections import ensure_database
 from fininfra_db.errors import OptionsInvalid, ProjectNotFound
 from fininfra_db.migrate import runner
-from fininfra_db.migrate.config import Project, find_project, load_metadata
+from fininfra_db.migrate.config import Project, alembic_options, find_project, load_metadata
 from fininfra_db.migrate.scaffold import DEFAULT_DIRECTORY, project_lock, scaffold
 from fininfra_db.results import (
     Checked,
@@ -23,6 +23,7 @@ from fininfra_db.results import (
     Script,
     Seeded,
     SetUp,
+    Shown,
     Stamped,
     TablesCreated,
 )
@@ -118,17 +119,17 @@ class Database:
 
         return look_at_heads(self._project().history(), resolve_dependencies=resolve_dependencies)
 
-    async def show(self, revision: str) -> Revisions:
+    async def show(self, revision: str) -> Shown:
         """The revisions that a name stands for; ``current`` is the database's."""
         from fininfra_db.migrate.lookup import find_revisions
 
         project = self._project()
         history = project.history()
         if revision != "current":
-            return Revisions(revisions=find_revisions(history, revision))
+            return Shown(revisions=find_revisions(history, revision))
         versions = await runner.read_versions(project)
         runner.refuse_unknown(history, versions)
-        return Revisions(revisions=tuple(history.revisions[version] for version in versions))
+        return Shown(revisions=tuple(history.revisions[version] for version in versions))
 
     async def check(self) -> Checked:
         """Whether the history has one head, the database is at it, and the models agree with the database."""
@@ -157,6 +158,8 @@ class Database:
         """Create the tables of the models without migrations, for a database that will be thrown away."""
         from fininfra_db.migrate.tables import create_tables
 
+        if alembic_options(self.settings.project_root) is not None:
+            self._project().require_models()
         return await create_tables(self.settings)
 
     async def seed(self, name: str = DEFAULT_SEED) -> Seeded:

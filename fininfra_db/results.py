@@ -59,10 +59,11 @@ class Initialized(Result):
 
 @dataclass(frozen=True, kw_only=True)
 class Revised(Result):
-    """The revision files written; empty when the models and the database already agree."""
+    """The revision files written; when there are none, ``reason`` says why."""
 
     paths: tuple[Path, ...] = ()
     revisions: tuple[str, ...] = ()
+    reason: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +95,11 @@ class Revisions(Result):
     """Revisions of the history, newest first."""
 
     revisions: tuple[RevisionInfo, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown(Revisions):
+    """Revisions that were asked for by name, to be shown in full."""
 
 
 @dataclass(frozen=True, kw_only=True)

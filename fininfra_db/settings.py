@@ -206,8 +206,8 @@ def _find_url(
     root: Path,
     production: bool,
 ) -> tuple[str, str]:
-    if flag:
-        return flag, "--sql-url"
+    if flag is not None:
+        return flag.strip(), "--sql-url"
     for variables, place in ((environment, "environment"), (dotenv, env_path.name)):
         if variables.get("SQL_URL"):
             return variables["SQL_URL"].strip(), f"SQL_URL in {place}"

@@ -51,8 +51,8 @@ class Money(TypeDecorator[Decimal]):
 
     Takes ``Decimal``, ``int``, and a ``float`` whose ``str()`` has at most four decimals. More than four decimals or
     fifteen integer digits, NaN and infinity are refused with ``ValueRefused``; on SQLite, whose numbers are binary
-    doubles, so are values of more than fifteen significant digits or beyond 922337203685477.5807. Sums read through this type are exact at scale 4
-    within those bounds.
+    doubles, so are values of more than fifteen significant digits or beyond 922337203685477.5807. Sums
+    read through this type are exact at scale 4 within those bounds.
     """
 
     impl = Numeric

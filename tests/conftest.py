@@ -21,11 +21,11 @@ import pytest
 from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from fininfra_db.connections import open_connection
 from fininfra_db.database import Database
 from fininfra_db.dialects import target_of
 from fininfra_db.errors import FininfraDbError
 from fininfra_db.security import generate_key
-from fininfra_db.connections import open_connection
 from fininfra_db.settings import Settings, load_settings
 
 LOCAL_SERVERS = {

@@ -1,6 +1,7 @@
 """The program ``fininfra-db``: its groups, its help and its ends."""
 
 import gc
+import io
 import sys
 from itertools import groupby
 from typing import Annotated, Any
@@ -89,6 +90,9 @@ app = _build()
 
 def main() -> None:
     """Run the program."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a message in any script is printed on a terminal of any
     try:
         app(prog_name="fininfra-db")
     finally:

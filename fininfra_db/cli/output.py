@@ -108,8 +108,8 @@ def _print(shown: View, stream: TextIO) -> None:
     from rich.text import Text
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in shown.grid.columns:
-        table.add_column(column, overflow="fold")
+    for number, column in enumerate(shown.grid.columns):
+        table.add_column(column, overflow="fold", no_wrap=number < 2)  # an identifier in two lines cannot be copied
     for row in shown.grid.rows:
         table.add_row(*(Text(cell) for cell in row))
     console = Console(file=stream, markup=False, highlight=False)

@@ -66,7 +66,8 @@ def answer(ctx: typer.Context, work: Callable[[Output], Result]) -> None:
         raise typer.Exit(_fail(output, error, error)) from None
     except KeyboardInterrupt as error:
         interrupted = FininfraDbError(
-            "Interrupted. What was not committed was rolled back.", "Run 'fininfra-db current' to see where it is."
+            "Interrupted. Each statement that was not committed was rolled back; MySQL and MariaDB commit DDL at once.",
+            "Run 'fininfra-db current' to see where the database is.",
         )
         _fail(output, interrupted, error)
         raise typer.Exit(_INTERRUPTED) from None

@@ -19,6 +19,7 @@ from fininfra_db.results import (
     Script,
     Seeded,
     SetUp,
+    Shown,
     Stamped,
     TablesCreated,
 )
@@ -46,7 +47,7 @@ class View:
 
 def view(result: Result, *, verbose: bool = False) -> View:
     """The words for a result."""
-    if verbose and isinstance(result, Revisions | Current) and result.revisions:
+    if (isinstance(result, Shown) or (verbose and isinstance(result, Revisions | Current))) and result.revisions:
         return View(tuple(line for info in result.revisions for line in _details(info)) + _unknown(result), is_answer=True)
     return _view(result)
 
@@ -63,7 +64,7 @@ def _(result: Initialized) -> View:
 
 @_view.register
 def _(result: Revised) -> View:
-    return View(_written(result.paths) or ("Nothing to do: the models and the database agree.",))
+    return View(_written(result.paths) or (f"Nothing to do: {result.reason}." if result.reason else _NOTHING,))
 
 
 @_view.register

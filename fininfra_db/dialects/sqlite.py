@@ -90,8 +90,8 @@ class SqliteDialect(Dialect):
         if purpose == "application":
 
             @event.listens_for(engine, "do_connect")
-            def make_room(*_: Any) -> None:
-                self.make_room(url, "application")
+            def look_before_connecting(*_: Any) -> None:
+                self.look_before_connecting(url, "application")
 
         @event.listens_for(engine, "begin")
         def begin_for_real(connection: Connection) -> None:
@@ -101,7 +101,7 @@ class SqliteDialect(Dialect):
     def look_before_connecting(self, url: URL, purpose: Purpose) -> None:
         """SQLite would create a missing file and take an empty one for a new database; a typing error must not do that."""
         name = url.database
-        if purpose == "application" or not name or name == ":memory:" or name.startswith("file:"):
+        if not name or name == ":memory:" or name.startswith("file:"):
             return
         path = Path(name)
         if not path.parent.is_dir():
@@ -110,9 +110,9 @@ class SqliteDialect(Dialect):
             raise DatabaseUnreachable(f"The SQLite database is a folder: {path}", "Name a file in SQL_URL.")
         if path.exists():
             self._look_at_file(path)
-        elif purpose == "reading":
+        elif purpose != "migration":
             raise DatabaseMissing(f"There is no SQLite database at {path} yet.", "Run 'fininfra-db setup-and-migrate' to make it.")
-        if purpose != "reading" and not os.access(path if path.exists() else path.parent, os.W_OK):
+        if purpose in ("seeding", "migration") and not os.access(path if path.exists() else path.parent, os.W_OK):
             raise DatabaseUnreachable(f"The SQLite database cannot be written: {path}", "Check the permissions of the file and its folder.")
 
     def _look_at_file(self, path: Path) -> None:
@@ -136,7 +136,7 @@ class SqliteDialect(Dialect):
         that lost everything, and a second migrator could not tell it from one.
         """
         name = url.database
-        if purpose not in ("application", "migration") or not name or name == ":memory:" or name.startswith("file:"):
+        if purpose != "migration" or not name or name == ":memory:" or name.startswith("file:"):
             return
         path = Path(name)
         if path.exists() or not os.access(path.parent, os.W_OK):

@@ -58,7 +58,7 @@ async def write_revision(project: Project, draft: Draft) -> Revised:
         if not draft.allow_drop and not project.is_ours:
             refuse_drops(author.generated_revisions)
         if is_empty(author.generated_revisions):
-            return Revised()
+            return Revised(reason="the models and the database agree")
     elif asbool(config.get_alembic_option("revision_environment")):
         await _ask_environment(project, config, author)
     with alembic_errors():
@@ -111,7 +111,7 @@ def merge(
     _refuse_taken(project, rev_id)
     scripts = load_scripts(alembic_config(project))
     if revisions == ("heads",) and len(scripts.get_heads()) < 2:
-        return Revised()
+        return Revised(reason="the history has one head")
     with alembic_errors():
         script = scripts.generate_revision(
             rev_id or random_identifier(), message, refresh=True, head=revisions, branch_labels=branch_label, splice=splice

@@ -11,7 +11,7 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from fininfra_db.errors import ConfigurationError, ModelsNotLoaded, ProjectNotFound
+from fininfra_db.errors import ConfigurationError, ModelsNotLoaded, ProjectNotFound, Refused
 from fininfra_db.migrate.history import History, read_history
 from fininfra_db.settings import INI_NAME, INI_SECTION, Settings, read_ini
 
@@ -50,6 +50,15 @@ class Project:
     def has_models(self) -> bool:
         """Whether the project says which models it has; a foreign Alembic project may not."""
         return self.is_ours or self.settings.models_source == INI_NAME
+
+    def require_models(self) -> None:
+        """Raise ``Refused`` for a project that does not say which models are its own."""
+        if not self.has_models:
+            raise Refused(
+                "This project has an env.py of its own and no models in alembic.ini, so what is its own cannot be told. "
+                "Nothing was changed.",
+                f"Add 'models = your.module' under [{INI_SECTION}] in {INI_NAME}.",
+            )
 
     @cached_property
     def _env_source(self) -> str:

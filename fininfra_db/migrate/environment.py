@@ -32,7 +32,7 @@ from fininfra_db.errors import FininfraDbError, RevisionBroken
 from fininfra_db.migrate.config import Project, alembic_config, load_metadata
 from fininfra_db.migrate.drift import comparison_options
 from fininfra_db.migrate.enums import MAKES_TYPES
-from fininfra_db.migrate.lookup import alembic_errors
+from fininfra_db.migrate.lookup import alembic_errors, missing_revision
 from fininfra_db.migrate.rendering import render_item
 from fininfra_db.settings import Settings, load_settings
 
@@ -86,6 +86,8 @@ def load_scripts(config: Config) -> ScriptDirectory:
             scripts.get_heads()
     except FininfraDbError:
         raise
+    except KeyError as error:  # how Alembic's map of revisions says that one names another that has no file
+        raise missing_revision(error) from None
     except Exception as error:  # loading executes the user's revision files, which may raise anything
         raise _broken(error, scripts) from error
     return scripts

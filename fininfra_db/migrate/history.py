@@ -101,7 +101,7 @@ def read_header(path: Path) -> RevisionInfo | None:
         down_revisions=_as_tuple(values.get("down_revision")),
         depends_on=_as_tuple(values.get("depends_on")),
         branch_labels=_as_tuple(values.get("branch_labels")),
-        message=text.split("\n\n")[0].split("\nRevision ID:")[0].replace("\n", " ").strip(),
+        message=f"\n{text}".split("\nRevision ID:")[0].strip().split("\n\n")[0].replace("\n", " ").strip(),
         created=created[1] if created else None,
         path=path,
     )

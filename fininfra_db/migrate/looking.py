@@ -68,8 +68,9 @@ async def check(project: Project) -> Checked:
 
 
 def pending_revisions(history: History, versions: tuple[str, ...]) -> tuple[str, ...]:
-    """The revisions that the database does not have yet, in order of identifier."""
-    return tuple(sorted(set(history.revisions) - history.ancestors(versions)))
+    """The revisions that the database does not have yet, in order of file name."""
+    missing = set(history.revisions) - history.ancestors(versions)
+    return tuple(sorted(missing, key=lambda name: history.revisions[name].path.name))
 
 
 def _unknown(history: History, versions: tuple[str, ...]) -> tuple[Finding, ...]:

@@ -3,6 +3,7 @@
 The names are resolved by Alembic's own ``RevisionMap``, fed with the headers of the files instead of the executed files.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,6 +27,10 @@ from fininfra_db.results import RevisionInfo
 
 def find_revisions(history: History, name: str | tuple[str, ...]) -> tuple[RevisionInfo, ...]:
     """The revisions that a name stands for. Raises ``RevisionNotFound``, ``RevisionAmbiguous`` or ``MultipleHeads``."""
+    if isinstance(name, str) and re.fullmatch(r"[+-]\d+", name):
+        raise OptionsInvalid(
+            f"{name} is counted from where the database is, and means something to upgrade and downgrade only.", "Name a revision."
+        )
     with alembic_errors():
         found: tuple[Any, ...] = _revision_map(history).get_revisions(name)
         return tuple(history.revisions[revision.revision] for revision in found if revision is not None)
@@ -69,8 +74,13 @@ def _revision_map(history: History) -> RevisionMap:
     try:
         _ = revisions.heads  # loads the map
     except KeyError as error:
-        raise RevisionBroken(f"A revision file names a revision that has no file: {error}.", "Restore the missing file.") from None
+        raise missing_revision(error) from None
     return revisions
+
+
+def missing_revision(error: KeyError) -> RevisionBroken:
+    """What Alembic's map of revisions means by a ``KeyError``."""
+    return RevisionBroken(f"A revision file names a revision that has no file: {error}. Nothing was run.", "Restore the missing file.")
 
 
 @contextmanager
@@ -99,4 +109,9 @@ def _translated(error: BaseException) -> FininfraDbError:
         )
     if "MetaData object" in str(error):
         return AlembicFailed("The project's env.py names no models to compare with.", "Set target_metadata in env.py to their MetaData.")
+    if "batch mode" in str(error):
+        return AlembicFailed(
+            "SQLite rebuilds a table for this change and has to see it, so it cannot be rendered without the database.",
+            "Run it with 'fininfra-db upgrade', or render it for another database with --sql-url.",
+        )
     return AlembicFailed(f"{error}", "Nothing was run. 'fininfra-db history' shows what there is.")

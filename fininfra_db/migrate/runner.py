@@ -10,6 +10,7 @@ Alembic is imported only when there is something to run, so that finding nothing
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy import Connection, event, inspect, text
@@ -20,7 +21,7 @@ from fininfra_db.dialects import target_of
 from fininfra_db.dialects.base import first_line
 from fininfra_db.errors import DatabaseAhead, FininfraDbError, MigrationFailed, OptionsInvalid, RevisionNotFound
 from fininfra_db.migrate.config import Project
-from fininfra_db.migrate.history import History
+from fininfra_db.migrate.history import History, read_header
 from fininfra_db.results import Migrated, Script, Stamped, Step
 
 if TYPE_CHECKING:
@@ -80,7 +81,8 @@ async def upgrade(project: Project, revision: str, *, tag: str | None = None, ob
     before = await _versions_or_none(project)
     refuse_unknown(history, before)
     if history.is_at_head(before) and (revision == "heads" or (revision == "head" and len(history.heads) <= 1)):
-        return Migrated(before=before, after=before)
+        empty = () if history.revisions else (f"There is no revision file in {project.location}.",)
+        return Migrated(before=before, after=before, warnings=empty)
     return await _migrate(project, "up", revision, before, tag, observer)
 
 
@@ -144,6 +146,8 @@ async def render_stamp(project: Project, revisions: tuple[str, ...], tag: str | 
 
 def refuse_range(revision: str) -> None:
     """``a:b`` names a script to render, not a place to migrate to."""
+    if not revision:
+        raise OptionsInvalid("The name of the revision is empty.", "Name a revision, or leave it out for head.")
     if ":" in revision:
         raise OptionsInvalid("A range of revisions is for --sql only.", "Name one revision, or add --sql.")
 
@@ -231,12 +235,14 @@ def _watched(plan: Iterable[Any], direction: Direction, run: _Run, observer: Obs
     """Hand on each step. Alembic asks for the next one when it has run the one before, so the time between is its own."""
     for step in plan:
         script = step.revision
-        run.running = Step(script.revision, script.doc or "", direction, 0.0)
+        header = read_header(Path(script.path))
+        message = header.message if header else ""
+        run.running = Step(script.revision, message, direction, 0.0)
         if observer is not None:
             observer(run.running)
         started = time.perf_counter()
         yield step
-        run.steps.append(Step(script.revision, script.doc or "", direction, time.perf_counter() - started))
+        run.steps.append(Step(script.revision, message, direction, time.perf_counter() - started))
     run.running = None
 
 

@@ -39,7 +39,7 @@ def scaffold(settings: Settings, *, directory: str = DEFAULT_DIRECTORY, models: 
         written += _write_environment(project.location, package)
         for folder in project.versions if project.is_ours else ():
             folder.mkdir(parents=True, exist_ok=True)  # git keeps no empty folder
-        key_file, warning = _add_development_key(settings)
+        key_file, warning = _add_development_key(settings) if project.is_ours else ([], ())
     except OSError as error:
         raise ConfigurationError(
             f"{error.filename} cannot be written: {error.strerror}.", "Check the permissions of the project folder."
@@ -110,7 +110,7 @@ def _add_development_key(settings: Settings) -> tuple[list[Path], tuple[str, ...
         kept = path.read_text(encoding="utf-8")
         with path.open("a", encoding="utf-8") as file:
             file.write(line if not kept or kept.endswith("\n") else f"\n{line}")
-        return [path], (
+        return [path, *_ignore_in_git(path)], (
             f"A development key was added to {path} as {KEYS_VARIABLE}. Sealed data is lost without it: keep it, and out of git.",
         )
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:

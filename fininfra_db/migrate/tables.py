@@ -39,11 +39,7 @@ async def drop_owned_tables(project: Project) -> tuple[str, ...]:
 
     Returns what was dropped. Raises ``Refused`` when the project does not say which models are its own.
     """
-    if not project.has_models:
-        raise Refused(
-            "This project has an env.py of its own and no models in alembic.ini, so what is its own cannot be told. Nothing was dropped.",
-            "Add 'models = your.module' under [fininfra_db] in alembic.ini.",
-        )
+    project.require_models()
     owned = tables_made_by(load_scripts(alembic_config(project)))
     for metadata in load_metadata(project.settings):
         owned |= {table.name for table in metadata.sorted_tables}

@@ -359,6 +359,7 @@ def test_a_database_that_may_not_be_created(project: Project) -> None:
 @pytest.mark.parametrize("project", LOCAL_SERVERS, indirect=True)
 def test_a_database_that_is_missing_is_not_created_by_chance(project: Project) -> None:
     project.run("init")
+    add_revision(project, "aaaa1111", None)
     lines = ("current", "upgrade", "create-tables", "seed")
     assert ends(project, *lines) == dict.fromkeys(lines, (6, "database-missing"))
     ends_well(project, Case("check", 6, "database-missing", "setup-and-migrate"))

@@ -288,7 +288,7 @@ async def test_reset_is_refused_where_nobody_said_which_tables_are_theirs(projec
     await create_empty_database(project)
     await project.database().revision(FIRST)
     await project.database().upgrade()
-    with pytest.raises(Refused, match="Nothing was dropped"):
+    with pytest.raises(Refused, match="Nothing was changed"):
         await project.database().reset()
     assert await table_names(project) == TABLES | {"alembic_version"}
 

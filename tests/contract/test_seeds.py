@@ -15,11 +15,11 @@ import pytest_asyncio
 from sqlalchemy import delete, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from fininfra_db.connections import ensure_database, make_engine
 from fininfra_db.data.household import Household, household
 from fininfra_db.data.loader import seed_callable, seed_household
 from fininfra_db.errors import DatabaseMissing, DatabaseUnreachable, KeyMissing, OptionsInvalid, SeedFailed
 from fininfra_db.models import Account, BankConnection, Base, Transaction, User
-from fininfra_db.connections import ensure_database, make_engine
 from fininfra_db.settings import Settings, load_settings
 from tests.conftest import Project
 

@@ -122,7 +122,7 @@ def test_a_wrong_key_opens_nothing() -> None:
 def test_no_single_changed_character_goes_unnoticed() -> None:
     keyring, sealed = Keyring(NEW), Keyring(NEW).encrypt(PLAIN)
     opened = []
-    for place in range(len(sealed.rstrip("="))):
+    for place in range(len(sealed.rstrip("=")) - 1):  # of the last character some bits are no part of the text
         other = "A" if sealed[place] != "A" else "B"
         try:
             opened.append(keyring.decrypt(sealed[:place] + other + sealed[place + 1 :]))
