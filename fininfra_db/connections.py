@@ -80,7 +80,7 @@ async def open_connection(settings: Settings, purpose: Purpose) -> AsyncIterator
         with _errors_in_words(settings):
             connection = await engine.connect()
         try:
-            with _locked_in_words(settings):
+            with _statement_errors_in_words(settings):
                 yield connection
         finally:
             await connection.close()
@@ -97,7 +97,7 @@ async def read(settings: Settings, work: Callable[[Connection], R]) -> R:
         try:
             with _errors_in_words(settings):
                 connection = engine.connect()
-            with connection:
+            with connection, _statement_errors_in_words(settings):
                 return work(connection)
         finally:
             engine.dispose()
@@ -125,14 +125,15 @@ def _errors_in_words(settings: Settings) -> Iterator[None]:
 
 
 @contextmanager
-def _locked_in_words(settings: Settings) -> Iterator[None]:
-    """Where a database has one writer, a statement that waited for it in vain is a lock that was not obtained."""
+def _statement_errors_in_words(settings: Settings) -> Iterator[None]:
+    """A statement may fail for what it says of the whole database: locked by another writer, or damaged."""
     try:
         yield
     except SQLAlchemyError as error:
         target = target_of(settings)
-        if target.dialect.says_locked(error):
-            raise target.dialect.lock_not_obtained(target.url) from None
+        known = target.dialect.statement_error(error, target.url)
+        if known is not None:
+            raise known from None
         raise
 
 

@@ -127,9 +127,9 @@ class Database:
         history = project.history()
         if revision != "current":
             return Shown(revisions=find_revisions(history, revision))
-        versions = await runner.read_versions(project)
-        runner.refuse_unknown(history, versions)
-        return Shown(revisions=tuple(history.revisions[version] for version in versions))
+        from fininfra_db.migrate.looking import show_current
+
+        return show_current(history, await runner.read_versions(project))
 
     async def check(self) -> Checked:
         """Whether the history has one head, the database is at it, and the models agree with the database."""
@@ -171,11 +171,13 @@ class Database:
     async def reset(self, *, seed: str | None = None) -> Reset:
         """Drop what the project owns, migrate again, and write ``seed`` if one is named. Data is lost."""
         from fininfra_db.data.loader import require_seed
+        from fininfra_db.migrate.lookup import find_revisions
         from fininfra_db.migrate.tables import drop_owned_tables
 
         initialized = await self.init()
         if seed:
             require_seed(self.settings, seed)
+        find_revisions(self._project().history(), "head")  # where to go afterwards must be clear before anything is dropped
         dropped = await drop_owned_tables(self._project())
         made = await self.setup_and_migrate()
         seeded = await self.seed(seed) if seed else None

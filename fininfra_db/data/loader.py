@@ -160,8 +160,9 @@ async def _transaction(settings: Settings, seed: str) -> AsyncIterator[AsyncSess
         if isinstance(cause, SeedFailed | KeyMissing | KeyInvalid):
             raise cause from None
         target = target_of(settings)
-        if target.dialect.says_locked(cause):
-            raise target.dialect.lock_not_obtained(target.url) from None
+        known = target.dialect.statement_error(cause, target.url)
+        if known is not None:
+            raise known from None
         raise await _failure(settings, seed, cause, committed=_COMMITTED in session.info) from error
     finally:
         await engine.dispose()

@@ -138,9 +138,9 @@ class Dialect:
         """Whether the error says that somebody else has just created the database."""
         return False
 
-    def says_locked(self, error: BaseException) -> bool:
-        """Whether the error says that another writer holds the whole database."""
-        return False
+    def statement_error(self, error: BaseException, url: URL) -> FininfraDbError | None:
+        """What a failed statement says of the whole database, in words; None when it is about the statement."""
+        return None
 
     def describe(self, url: URL) -> str:
         """The database in words, without user and password."""

@@ -11,7 +11,7 @@ from typing import Any, Final
 from urllib.parse import quote, unquote
 
 from sqlalchemy import URL, Connection, Engine, FunctionFilter, event
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DatabaseError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql import functions, operators
 from sqlalchemy.sql.elements import Over
@@ -141,20 +141,31 @@ class SqliteDialect(Dialect):
         path = Path(name)
         if path.exists() or not os.access(path.parent, os.W_OK):
             return
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
-            new = Path(folder) / path.name
-            with closing(sqlite3.connect(new)) as connection:
-                connection.executescript("CREATE TABLE room (id INTEGER); DROP TABLE room; VACUUM;")
-            with suppress(FileExistsError):
-                _place(new, path)
+        try:
+            with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
+                new = Path(folder) / path.name
+                with closing(sqlite3.connect(new)) as connection:
+                    connection.executescript("CREATE TABLE room (id INTEGER); DROP TABLE room; VACUUM;")
+                with suppress(FileExistsError):
+                    _place(new, path)
+        except OSError as error:
+            raise DatabaseUnreachable(
+                f"The SQLite database cannot be made: {path}: {error.strerror}.", "Check the permissions of the folder, and its space."
+            ) from None
 
     def connection_error(self, error: BaseException, url: URL) -> FininfraDbError:
         if isinstance(error, TypeError):
             return super().connection_error(error, url)
         return DatabaseUnreachable(f"Cannot open {self.describe(url)}: {first_line(error)}", "Check the path and its permissions.")
 
-    def says_locked(self, error: BaseException) -> bool:
-        return isinstance(error, OperationalError) and "database is locked" in str(error.orig)
+    def statement_error(self, error: BaseException, url: URL) -> FininfraDbError | None:
+        if not isinstance(error, DatabaseError):
+            return None
+        if "database is locked" in str(error.orig):
+            return self.lock_not_obtained(url)
+        if any(words in str(error.orig) for words in ("malformed", "not a database")):
+            return DatabaseUnreachable(f"{self.describe(url)} is damaged: {first_line(error)}.", "Restore it from a backup.")
+        return None
 
     def describe(self, url: URL) -> str:
         return f"SQLite database {url.database}"

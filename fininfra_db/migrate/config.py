@@ -136,7 +136,10 @@ def _as_path(value: Any, root: Path) -> Path:
         from importlib.resources import files
 
         make_importable(root)
-        return Path(str(files(package))) / folder
+        try:
+            return Path(str(files(package))) / folder
+        except ImportError as error:
+            raise ConfigurationError(f"{INI_NAME} names a package that does not import: {error}.", "Correct script_location.") from None
     return root / text
 
 
@@ -150,6 +153,7 @@ def alembic_config(project: Project, *, autogenerate: bool = False, **attributes
 
     from fininfra_db.dialects import target_of
 
+    project.history()  # what the headers of the files tell to be wrong is told in better words than Alembic's
     root = project.settings.project_root
     ini, pyproject = root / INI_NAME, root / PYPROJECT
     config = Config(
@@ -184,7 +188,7 @@ def load_metadata(settings: Settings) -> "list[MetaData]":
     for name in settings.models:
         try:
             module = import_module(name)
-        except Exception as error:  # importing runs the user's code, which may raise anything
+        except (Exception, SystemExit) as error:  # importing runs the user's code, which may raise anything and may even exit
             raise ModelsNotLoaded(
                 f"The models module {name!r} does not import: {type(error).__name__}: {error}",
                 f"Correct the module, or the 'models' line under [{INI_SECTION}] in {INI_NAME}.",

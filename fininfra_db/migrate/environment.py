@@ -88,7 +88,7 @@ def load_scripts(config: Config) -> ScriptDirectory:
         raise
     except KeyError as error:  # how Alembic's map of revisions says that one names another that has no file
         raise missing_revision(error) from None
-    except Exception as error:  # loading executes the user's revision files, which may raise anything
+    except (Exception, SystemExit) as error:  # loading executes the user's revision files, which may raise anything and may even exit
         raise _broken(error, scripts) from error
     return scripts
 
@@ -226,7 +226,7 @@ async def _one_at_a_time() -> AsyncIterator[None]:
         _alembic.release()
 
 
-def _broken(error: Exception, scripts: ScriptDirectory) -> RevisionBroken:
+def _broken(error: BaseException, scripts: ScriptDirectory) -> RevisionBroken:
     """Name the revision file that raised: the last one of the traceback, or the one that does not compile."""
     folders = [str(folder) for folder in scripts._version_locations]
     files = [error.filename] if isinstance(error, SyntaxError) and error.filename else []

@@ -67,7 +67,7 @@ class History:
 def read_history(folders: Iterable[Path], *, recursive: bool = False) -> History:
     """Read the headers of the revision files in ``folders``.
 
-    Raises ``RevisionBroken`` for a file that cannot be read, or two files with one identifier.
+    Raises ``RevisionBroken`` for a file that cannot be read, two files with one identifier, or a parent without a file.
     """
     found: dict[str, RevisionInfo] = {}
     for path in _revision_files(folders, recursive):
@@ -80,6 +80,13 @@ def read_history(folders: Iterable[Path], *, recursive: bool = False) -> History
                 "Give one of them a new identifier; nothing was run.",
             )
         found[info.revision] = info
+    for info in found.values():
+        for parent in info.down_revisions:
+            if parent not in found:
+                raise RevisionBroken(
+                    f"The revision file {info.path.name} follows {parent}, which has no file. Nothing was run.",
+                    "Restore the missing file, or correct down_revision.",
+                )
     return _with_heads(History(found))
 
 

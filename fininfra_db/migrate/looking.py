@@ -6,7 +6,7 @@ from dataclasses import replace
 from fininfra_db.migrate.config import Project
 from fininfra_db.migrate.history import History
 from fininfra_db.migrate.runner import read_versions
-from fininfra_db.results import Checked, Current, Finding, RevisionInfo, Revisions
+from fininfra_db.results import Checked, Current, Finding, RevisionInfo, Revisions, Shown
 
 
 def look_at_current(history: History, versions: tuple[str, ...], *, check_heads: bool) -> Current:
@@ -20,14 +20,22 @@ def look_at_current(history: History, versions: tuple[str, ...], *, check_heads:
 
 def look_at_history(history: History, rev_range: str | None, versions: tuple[str, ...] | None) -> Revisions:
     """The revisions of a range, newest first; marked with the database's ``versions`` when they are known."""
-    from fininfra_db.migrate.lookup import walk
+    from fininfra_db.migrate.lookup import names_current, walk
 
     findings = _unknown(history, versions or ())
+    if findings and names_current(rev_range):
+        return Revisions(findings=findings)
     known = tuple(version for version in versions or () if version in history.revisions)
     found = walk(history, rev_range, known)
     if versions is not None:
         found = tuple(replace(info, is_current=info.revision in known) for info in found)
     return Revisions(revisions=found, findings=findings)
+
+
+def show_current(history: History, versions: tuple[str, ...]) -> Shown:
+    """The database's revisions, in full."""
+    known = tuple(history.revisions[version] for version in versions if version in history.revisions)
+    return Shown(revisions=known, findings=_unknown(history, versions))
 
 
 def look_at_heads(history: History, *, resolve_dependencies: bool) -> Revisions:
