@@ -461,14 +461,15 @@ async def test_a_database_ahead_of_the_checkout_is_reported_and_left_alone(proje
     await start(project)
     await project.execute("UPDATE alembic_version SET version_num = 'fedcba987654'")
     database = project.database()
-    for found in (await database.current(), await database.check(), await database.history(indicate_current=True)):
+    reads = (database.current(), database.check(), database.history(indicate_current=True), database.show("current"))
+    for found in [await read for read in reads]:
         assert [finding.code for finding in found.findings] == ["database-ahead"]
     for verb in (
         Database.upgrade,
         partial(Database.downgrade, revision="base"),
-        partial(Database.show, revision="current"),
         partial(Database.revision, draft=Draft(autogenerate=True)),
         Database.setup_and_migrate,
+        Database.reset,
     ):
         with pytest.raises(DatabaseAhead, match="fedcba987654"):
             await verb(database)
