@@ -17,6 +17,7 @@ from fininfra_db.results import (
     Current,
     Initialized,
     Migrated,
+    Observer,
     Reset,
     Revised,
     Revisions,
@@ -36,13 +37,13 @@ if TYPE_CHECKING:
 class Database:
     """The database of one project.
 
-    ``settings`` default to those of the process: environment, ``.env``, ``alembic.ini``. ``observer`` is told of each
-    revision as it begins to run. Every method may raise ``ConfigurationError`` and ``DatabaseUnreachable``; the others
-    are named where they come from.
+    ``settings`` default to those of the process: environment, ``.env``, ``alembic.ini``; ``SQL_URL_DIRECT``, where it is set,
+    is the URL. ``observer`` is told of what happens during a run: each revision as it begins, waiting for a lock, trying again.
+    Every method may raise ``ConfigurationError`` and ``DatabaseUnreachable``; the others are named where they come from.
     """
 
-    def __init__(self, settings: Settings | None = None, *, observer: runner.Observer | None = None) -> None:
-        self.settings = settings or load_settings()
+    def __init__(self, settings: Settings | None = None, *, observer: Observer | None = None) -> None:
+        self.settings = (settings or load_settings()).direct
         self._observer = observer
 
     async def init(self, directory: str = DEFAULT_DIRECTORY, *, models: tuple[str, ...] = (), package: bool = False) -> Initialized:

@@ -127,6 +127,20 @@ class LockNotObtained(FininfraDbError):
     exit_code = 5
 
 
+class LockLost(FininfraDbError):
+    """The migration lock was held and is not any more: its connection ended, or a pooler gave it to somebody else."""
+
+    code = "lock-lost"
+    exit_code = 5
+
+
+class LockUnsafe(FininfraDbError):
+    """A lock on this server would hold nobody off: a cluster that keeps locks on one node, or a transaction pooler."""
+
+    code = "lock-unsafe"
+    exit_code = 5
+
+
 # History and migrations.
 
 
@@ -171,6 +185,12 @@ class MigrationFailed(FininfraDbError):
     """A revision did not run to its end, or what it did was not committed."""
 
     code = "migration-failed"
+
+
+class UnfinishedRevision(FininfraDbError):
+    """An earlier run left a part of a revision behind, and nobody has said yet what is to become of it."""
+
+    code = "unfinished-revision"
 
 
 class AlembicFailed(FininfraDbError):

@@ -4,7 +4,9 @@ The text and the JSON of the command line are two views of these objects. ``find
 the command line ends with exit code 3 when there is one.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 
@@ -48,6 +50,73 @@ class Step:
     message: str
     direction: str
     seconds: float
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds the migration lock, as far as the database tells: program, host, process and since when (UTC)."""
+
+    program: str | None = None
+    host: str | None = None
+    pid: int | None = None
+    since: datetime | None = None
+
+    def __str__(self) -> str:
+        """The holder in words, for messages."""
+        who = self.program or "another writer"
+        where = f" on {self.host}" if self.host else ""
+        process = f" (pid {self.pid})" if self.pid else ""
+        since = f" since {self.since:%Y-%m-%d %H:%M:%S} UTC" if self.since else ""
+        return f"{who}{where}{process}{since}"
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Told to an observer: the lock is held by somebody else, and this run waits for up to ``seconds``."""
+
+    holder: Holder | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Retrying:
+    """Told to an observer: ``revision`` did not get the lock of a table and runs again after ``seconds``; ``blockers`` held it."""
+
+    revision: str
+    attempt: int
+    seconds: float
+    blockers: tuple[str, ...] = ()
+
+
+Event = Step | Waiting | Retrying
+"""What an observer of a run is told while it goes on."""
+
+Observer = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of the ledger: one run of one revision, in one direction.
+
+    ``direction`` is ``up`` or ``down``. ``outcome`` is ``done``, ``running`` (ended in the middle, when nobody holds the lock),
+    ``failed`` (nothing of it remains) or ``settled`` by ``repair``. ``statement`` is the number of the statement that was begun
+    last, and ``statement_sql`` its text. ``checksum`` is that of the revision's code without its comments.
+    """
+
+    id: str
+    revision: str
+    direction: str
+    outcome: str
+    started: datetime
+    seconds: float | None = None
+    statement: int = 0
+    statement_sql: str | None = None
+    digest: str | None = None
+    checksum: str | None = None
+    login: str | None = None
+    host: str | None = None
+    pid: int | None = None
+    tool_version: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

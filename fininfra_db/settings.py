@@ -4,6 +4,7 @@
 contacts a database and imports neither SQLAlchemy nor Alembic, so that ``--help`` and completion stay fast.
 """
 
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -25,10 +26,28 @@ INI_SECTION: Final = "fininfra_db"
 ENV_FILE_NAME: Final = ".env"
 KEYS_VARIABLE: Final = "FININFRA_DB_KEYS"
 MASK: Final = "***"
+DEFAULT_PROTECTED: Final = ("production",)
+"""The environments whose databases are not emptied by a slip; ``protected`` in ``alembic.ini`` names others."""
+
+LOCK_TIMEOUT: Final = 300.0
+"""Seconds to wait for another migration to end."""
+
+DDL_LOCK_TIMEOUT: Final = 5.0
+"""Seconds that a statement of a migration may wait for the lock of a table, and hold up whoever comes after it."""
+
 SECRET_OPTIONS: Final = frozenset({"password", "passwd", "pwd", "sslpassword", "token", "secret", "odbc_connect"})
 """The options of a URL's query whose value is a secret or holds one."""
 
-_VARIABLES: Final = ("SQL_URL", "SQL_URL_FILE", "DATABASE_URL", "PROJECT_ROOT", "APP_ENV", KEYS_VARIABLE, f"{KEYS_VARIABLE}_FILE")
+_VARIABLES: Final = (
+    "SQL_URL",
+    "SQL_URL_FILE",
+    "DATABASE_URL",
+    "SQL_URL_DIRECT",
+    "PROJECT_ROOT",
+    "APP_ENV",
+    KEYS_VARIABLE,
+    f"{KEYS_VARIABLE}_FILE",
+)
 
 _ALEMBIC_PLACEHOLDER_URL: Final = "driver://user:pass@localhost/dbname"
 
@@ -40,6 +59,11 @@ class Settings:
     ``sql_url`` is the text as it was given, secret and unparsed; ``sql_url_source`` names where it came from.
     ``keys`` is the text of the encryption keys, comma-separated, the first one encrypting; None when none is configured.
     ``models`` are the modules whose tables make the schema.
+    ``direct_url`` is the URL past a pooler, for this program's own work; None when ``sql_url`` serves.
+    ``protected`` are the environments whose databases need ``--confirm-database`` before data is lost.
+    The timeouts are in seconds: ``lock_timeout`` for another migration to end (0 fails at once), ``ddl_lock_timeout`` for a
+    statement of a migration to get the lock of its table, ``statement_timeout`` for such a statement to end (None: no limit).
+    ``snapshots`` says whether a SQLite file is copied before it is migrated.
     """
 
     project_root: Path
@@ -50,6 +74,20 @@ class Settings:
     models: tuple[str, ...] = DEFAULT_MODELS
     models_source: str = "default"
     env_file: Path = Path(ENV_FILE_NAME)
+    direct_url: str | None = field(default=None, repr=False)
+    direct_url_source: str = ""
+    protected: tuple[str, ...] = DEFAULT_PROTECTED
+    lock_timeout: float = LOCK_TIMEOUT
+    ddl_lock_timeout: float = DDL_LOCK_TIMEOUT
+    statement_timeout: float | None = None
+    snapshots: bool = True
+
+    @property
+    def direct(self) -> "Settings":
+        """The same settings with ``SQL_URL_DIRECT`` as the URL, where one is set: a pooler would lose session locks."""
+        if self.direct_url is None:
+            return self
+        return replace(self, sql_url=self.direct_url, sql_url_source=self.direct_url_source, direct_url=None)
 
     @property
     def is_production(self) -> bool:
@@ -67,7 +105,7 @@ class Settings:
 
     def _secrets(self) -> set[str]:
         secrets = {key.strip() for key in (self.keys or "").split(",")}
-        for password in _passwords(self.sql_url):
+        for password in _passwords(self.sql_url) | _passwords(self.direct_url or ""):
             plain = unquote(password)
             secrets |= {password, plain, repr(plain)[1:-1], unquote_plus(password), quote(plain, safe=""), quote_plus(plain)}
         return {secret for secret in secrets if secret}
@@ -95,6 +133,7 @@ def load_settings(
     ini = read_ini(root / INI_NAME)
     app_env = environment.get("APP_ENV") or dotenv.get("APP_ENV") or None
     url, source = _find_url(sql_url, environment, dotenv, env_path, ini, root, is_production(app_env))
+    direct_url, direct_source = (None, "") if sql_url is not None else _find_direct_url(environment, dotenv, env_path)
     models = _split(ini.get(INI_SECTION, "models", fallback=""))
     return Settings(
         project_root=root,
@@ -105,6 +144,13 @@ def load_settings(
         models=models or DEFAULT_MODELS,
         models_source=INI_NAME if models else "default",
         env_file=env_path,
+        direct_url=direct_url,
+        direct_url_source=direct_source,
+        protected=_split(ini.get(INI_SECTION, "protected", fallback="")) or DEFAULT_PROTECTED,
+        lock_timeout=_seconds(ini, "lock_timeout", LOCK_TIMEOUT),
+        ddl_lock_timeout=_seconds(ini, "ddl_lock_timeout", DDL_LOCK_TIMEOUT),
+        statement_timeout=_seconds(ini, "statement_timeout", 0.0) or None,
+        snapshots=_switch(ini, "snapshots", default=True),
     )
 
 
@@ -224,6 +270,33 @@ def _find_url(
             "Set SQL_URL in the environment, SQL_URL_FILE to a secret file, or pass --sql-url.",
         )
     return DEFAULT_SQL_URL, "default"
+
+
+def _find_direct_url(environment: Mapping[str, str], dotenv: Mapping[str, str], env_path: Path) -> tuple[str | None, str]:
+    for variables, place in ((environment, "environment"), (dotenv, env_path.name)):
+        if variables.get("SQL_URL_DIRECT"):
+            return variables["SQL_URL_DIRECT"].strip(), f"SQL_URL_DIRECT in {place}"
+    return None, ""
+
+
+def _seconds(ini: ConfigParser, name: str, default: float) -> float:
+    text = ini.get(INI_SECTION, name, fallback="").strip()
+    try:
+        seconds = float(text) if text else default
+    except ValueError:
+        seconds = math.nan
+    if not math.isfinite(seconds) or seconds < 0:
+        raise ConfigurationError(
+            f"{name} in {INI_NAME} is not a number of seconds.", f"Correct it under [{INI_SECTION}], as in {name} = 5."
+        )
+    return seconds
+
+
+def _switch(ini: ConfigParser, name: str, *, default: bool) -> bool:
+    text = ini.get(INI_SECTION, name, fallback="").strip().lower()
+    if text and text not in ConfigParser.BOOLEAN_STATES:
+        raise ConfigurationError(f"{name} in {INI_NAME} is neither yes nor no.", f"Correct it under [{INI_SECTION}].")
+    return ConfigParser.BOOLEAN_STATES[text] if text else default
 
 
 def _find_keys(environment: Mapping[str, str], dotenv: Mapping[str, str], root: Path) -> str | None:

@@ -33,7 +33,16 @@ LOCAL_SERVERS = {
     "mysql": "mysql+aiomysql://root@127.0.0.1:3306/mysql",
 }
 DATABASES = ("sqlite", *LOCAL_SERVERS)
-PRODUCT_VARIABLES = ("SQL_URL", "SQL_URL_FILE", "DATABASE_URL", "PROJECT_ROOT", "APP_ENV", "FININFRA_DB_KEYS", "FININFRA_DB_KEYS_FILE")
+PRODUCT_VARIABLES = (
+    "SQL_URL",
+    "SQL_URL_FILE",
+    "DATABASE_URL",
+    "SQL_URL_DIRECT",
+    "PROJECT_ROOT",
+    "APP_ENV",
+    "FININFRA_DB_KEYS",
+    "FININFRA_DB_KEYS_FILE",
+)
 
 
 @dataclass

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 from fininfra_db.cli.options import Invocation
 from fininfra_db.cli.views import View, view
 from fininfra_db.errors import FininfraDbError
-from fininfra_db.results import Finding, Result, Step
+from fininfra_db.results import Event, Finding, Result, Retrying, Step, Waiting
 from fininfra_db.settings import Settings
 
 Described = dict[str, str] | None
@@ -37,10 +37,17 @@ class Output:
         if not (self.invocation.quiet or self.invocation.json):
             self._err(text, style)
 
-    def step(self, step: Step) -> None:
-        """A revision begins to run: shown to a person who watches, and with ``-v``."""
-        if sys.stderr.isatty() or self.invocation.verbose:
-            self.note(f"{'Applying' if step.direction == 'up' else 'Reverting'} {step.revision} {step.message}")
+    def event(self, event: Event) -> None:
+        """What happens during a run: each revision is shown to a person who watches, and with ``-v``; the rest always."""
+        match event:
+            case Step():
+                if sys.stderr.isatty() or self.invocation.verbose:
+                    self.note(f"{'Applying' if event.direction == 'up' else 'Reverting'} {event.revision} {event.message}")
+            case Waiting():
+                self.note(f"Waiting for up to {event.seconds:.0f} s: the database is locked by {event.holder or 'another writer'}.")
+            case Retrying():
+                blockers = f", held by {'; '.join(event.blockers)}" if event.blockers else ""
+                self.note(f"{event.revision} did not get a table's lock{blockers}. Attempt {event.attempt} in {event.seconds:.1f} s.")
 
     def result(self, result: Result) -> None:
         """The answer of a command that did what it was asked for."""

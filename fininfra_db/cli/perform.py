@@ -34,7 +34,7 @@ def perform(ctx: typer.Context, operation: Operation, *, question: str | None = 
     def work(output: Output) -> Result:
         settings = _settings(ctx.obj)
         output.settings = settings
-        output.database = _describe(settings)
+        output.database = _describe(settings.direct)
         output.target()
         if question is not None and not yes:
             _ask(question, output)
@@ -42,7 +42,7 @@ def perform(ctx: typer.Context, operation: Operation, *, question: str | None = 
 
         from fininfra_db.database import Database
 
-        return asyncio.run(operation(Database(settings, observer=output.step)))
+        return asyncio.run(operation(Database(settings, observer=output.event)))
 
     answer(ctx, work)
 

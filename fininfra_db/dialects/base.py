@@ -22,6 +22,7 @@ from sqlalchemy.exc import DBAPIError, InvalidRequestError, SQLAlchemyError
 from fininfra_db.dialects.tls import OPTIONS as TLS_OPTIONS
 from fininfra_db.dialects.tls import tls_of
 from fininfra_db.errors import DatabaseMissing, DatabaseUnreachable, FininfraDbError, LockNotObtained, UrlInvalid
+from fininfra_db.results import Holder
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -186,6 +187,10 @@ class Dialect:
     def unlock(self, connection: Connection) -> None:
         """Give the migration lock back."""
         raise NotImplementedError
+
+    def lock_holder(self, connection: Connection) -> Holder | None:
+        """Who holds the migration lock now; None when nobody does, or the database does not tell. Nothing is written."""
+        return None
 
     @contextmanager
     def guarded(self, connection: Connection) -> Iterator[None]:

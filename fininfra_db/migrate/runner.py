@@ -22,7 +22,7 @@ from fininfra_db.dialects.base import first_line
 from fininfra_db.errors import DatabaseAhead, FininfraDbError, MigrationFailed, OptionsInvalid, RevisionNotFound
 from fininfra_db.migrate.config import Project
 from fininfra_db.migrate.history import History, read_header
-from fininfra_db.results import Migrated, Script, Stamped, Step
+from fininfra_db.results import Migrated, Observer, Script, Stamped, Step
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 VERSION_TABLE = "alembic_version"
 Direction = Literal["up", "down"]
 _STAMP_HINT = "If create-tables made the tables, tell the history so with 'fininfra-db stamp head', then run 'fininfra-db check'."
-Observer = Callable[[Step], None]
-"""Told of each step as it begins, with zero seconds, so that a long run can be watched."""
 
 
 @dataclass
