@@ -92,10 +92,10 @@ class Recorder:
 
         return watched
 
-    def done(self, seconds: float) -> None:
+    def done(self, seconds: float, outcome: str = journal.DONE) -> None:
         """The revision's function has ended; called in the transaction that holds its version."""
         assert self._entry is not None
-        entry = replace(self._entry, outcome=journal.DONE, seconds=seconds, statement=self._number, statement_sql=None)
+        entry = replace(self._entry, outcome=outcome, seconds=seconds, statement=self._number, statement_sql=None)
         if self._is_written:
             journal.rewrite(self._connection, entry)
         elif self._in_one_transaction:
@@ -160,12 +160,14 @@ class Recorder:
         if not self._is_watching or self._entry is None:
             return
         self.committed_inside = True
+        if self._is_written:
+            self._note(None)
+            return
+        self._entry = replace(self._entry, statement=self._number, digest=self._before)
+        self._is_written = True
         with self._unwatched():
             self.end()
-            if not self._is_written:
-                self._entry = replace(self._entry, statement=self._number, digest=self._before)
-                self._write(self._entry)
-                self._is_written = True
+            self._write(self._entry)
 
     def _note(self, statement: str | None) -> None:
         """Write down the statement that is about to run; None when it has."""

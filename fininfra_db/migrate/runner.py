@@ -117,7 +117,7 @@ async def stamp(project: Project, revisions: tuple[str, ...], *, purge: bool = F
     with alembic_errors():
         list(plan(() if purge else before))  # a name that leads nowhere is found before anything is touched
 
-    ran = await _run(project, config, plan, destination_rev=revisions, tag=tag, purge=purge)
+    ran = await run_steps(project, config, plan, destination_rev=revisions, tag=tag, purge=purge)
     return Stamped(before=before, after=ran.after)
 
 
@@ -203,12 +203,12 @@ async def _migrate(
     plan: Any = scripts._upgrade_revs if direction == "up" else scripts._downgrade_revs
     with alembic_errors():
         list(plan(revision, before))  # a name that leads nowhere is found before anything is touched
-    return await _run(
+    return await run_steps(
         project, config, lambda versions: plan(revision, versions), observer=observer, resume=resume, destination_rev=revision, tag=tag
     )
 
 
-async def _run(
+async def run_steps(
     project: Project,
     config: "Config",
     plan: Callable[[tuple[str, ...]], Iterable[Any]],

@@ -111,17 +111,22 @@ class Watch:
             self._observer(self.running)
         assert self._recorder is not None
         self._recorder.begin(script.revision, _direction(step), journal.checksum_of(Path(script.path)))
-        if self._resume is not None and not self._resume.run_it and not self.steps:
+        if self._only_marks:
             step.migration_fn = _do_nothing
         else:
             step.migration_fn = self._recorder.watching(getattr(script.module, "upgrade" if step.is_upgrade else "downgrade"))
         self._started = time.perf_counter()
 
+    @property
+    def _only_marks(self) -> bool:
+        """Whether the running revision is the one that somebody finished by hand."""
+        return self._resume is not None and not self._resume.run_it and not self.steps
+
     def _applied(self, *, heads: set[str], step: Any, **_: Any) -> None:
         """Alembic has run a step and written its version; its transaction is still open."""
         self.expected = tuple(sorted(heads))
         if self._recorder is not None and not step.is_stamp:
-            self._recorder.done(time.perf_counter() - self._started)
+            self._recorder.done(time.perf_counter() - self._started, journal.SETTLED if self._only_marks else journal.DONE)
 
     def _end(self) -> None:
         assert self.running is not None
