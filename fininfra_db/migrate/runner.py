@@ -249,7 +249,10 @@ async def _execute(
     from fininfra_db.migrate.environment import execute
 
     def work(versions: tuple[str, ...], context: "MigrationContext") -> Iterable[Any]:
-        return watch.follow(plan(versions), versions, context)
+        steps = list(plan(versions))
+        if not steps:
+            watch.refuse_unfinished(context)
+        return watch.follow(steps, versions, context)
 
     await execute(project, work, "migration", config, **options)
 

@@ -80,6 +80,13 @@ class Watch:
         if self._recorder is not None:
             self._recorder.end()
 
+    def refuse_unfinished(self, context: "MigrationContext") -> None:
+        """Raise ``UnfinishedRevision`` when an earlier run left a part of a revision behind: nothing to do is not all done then."""
+        assert context.connection is not None
+        entry = journal.read_unfinished(context.connection)
+        if entry is not None and entry.statement:
+            raise unfinished(entry)
+
     def _start_recording(self, context: "MigrationContext", first: Any) -> None:
         connection = context.connection
         assert connection is not None
