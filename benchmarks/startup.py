@@ -9,17 +9,14 @@ Nothing is written by what is measured: every database is at head.
 
 import argparse
 import os
-import platform
 import resource
 import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from benchmarks.measure import KIB, Samples, Side, markdown, measure
+from benchmarks.measure import KIB, Samples, Side, markdown, measure, setting
 from benchmarks.projects import OURS, Project, scratch_database
 
 HISTORIES: Final = (10, 3000)
@@ -104,13 +101,12 @@ def _report(samples: dict[Case, Samples], rounds: int) -> str:
             )
         )
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / KIB
-    packages = ", ".join(f"{name} {version(name)}" for name in (OURS, "alembic", "sqlalchemy", "typer", "aiosqlite", "asyncpg"))
+    packages = (OURS, "alembic", "sqlalchemy", "typer", "aiosqlite", "asyncpg")
     return "\n".join(
         [
             markdown(header, rows),
             "",
-            f"{datetime.now(UTC):%Y-%m-%d}, Python {platform.python_version()}, {packages}; {platform.system()} {platform.machine()}, "
-            f"{os.cpu_count()} cores. Medians of {rounds} rounds, the fastest in brackets. MB is peak memory; less than the "
+            f"{setting(*packages)} Medians of {rounds} rounds, the fastest in brackets. MB is peak memory; less than the "
             f"benchmark's own {own:.0f} does not show.",
         ]
     )
