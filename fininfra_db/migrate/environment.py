@@ -44,16 +44,24 @@ _alembic: Final = threading.Lock()
 """Alembic keeps the running environment in a module, so one runs at a time in a process."""
 
 
-async def execute(project: Project, work: Work, purpose: Purpose, config: Config | None = None, **options: Any) -> None:
+async def execute(
+    project: Project,
+    work: Work,
+    purpose: Purpose,
+    config: Config | None = None,
+    scripts: ScriptDirectory | None = None,
+    **options: Any,
+) -> None:
     """Run ``work`` in the project's environment, on a connection for ``purpose``.
 
-    ``options`` are those of Alembic's ``EnvironmentContext``. For reading, Alembic is kept from writing its version table.
+    ``config`` and ``scripts`` are made if they are not given. ``options`` are those of Alembic's ``EnvironmentContext``. For
+    reading, Alembic is kept from writing its version table.
     """
     config = config or alembic_config(project)
     if purpose == "reading":
         options["dont_mutate"] = True
     async with _one_at_a_time():
-        scripts = load_scripts(config)
+        scripts = scripts or load_scripts(config)
         async with open_connection(project.settings, purpose) as connection:
             if project.is_ours:
                 await connection.run_sync(lambda sync: _run(_with_connection(config, sync), scripts, work, options))

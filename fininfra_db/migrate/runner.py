@@ -34,8 +34,12 @@ from fininfra_db.results import Entry, Migrated, Observer, Script, Stamped
 if TYPE_CHECKING:
     from alembic.config import Config
     from alembic.runtime.migration import MigrationContext
+    from alembic.script import ScriptDirectory
 
     from fininfra_db.migrate.watch import Direction, Resume, Watch
+
+Plan = Callable[[tuple[str, ...]], Iterable[Any]]
+"""The steps from where a database is, as Alembic's ``ScriptDirectory`` makes them."""
 
 VERSION_TABLE = "alembic_version"
 _STAMP_HINT = "If create-tables made the tables, tell the history so with 'fininfra-db stamp head', then run 'fininfra-db check'."
@@ -117,7 +121,7 @@ async def stamp(project: Project, revisions: tuple[str, ...], *, purge: bool = F
     with alembic_errors():
         list(plan(() if purge else before))  # a name that leads nowhere is found before anything is touched
 
-    ran = await run_steps(project, config, plan, destination_rev=revisions, tag=tag, purge=purge)
+    ran = await run_steps(project, config, scripts, plan, destination_rev=revisions, tag=tag, purge=purge)
     return Stamped(before=before, after=ran.after)
 
 
@@ -204,14 +208,22 @@ async def _migrate(
     with alembic_errors():
         list(plan(revision, before))  # a name that leads nowhere is found before anything is touched
     return await run_steps(
-        project, config, lambda versions: plan(revision, versions), observer=observer, resume=resume, destination_rev=revision, tag=tag
+        project,
+        config,
+        scripts,
+        lambda versions: plan(revision, versions),
+        observer=observer,
+        resume=resume,
+        destination_rev=revision,
+        tag=tag,
     )
 
 
 async def run_steps(
     project: Project,
     config: "Config",
-    plan: Callable[[tuple[str, ...]], Iterable[Any]],
+    scripts: "ScriptDirectory",
+    plan: Plan,
     *,
     observer: Observer | None = None,
     resume: "Resume | None" = None,
@@ -225,7 +237,7 @@ async def run_steps(
         watch = Watch(dialect, lock, observer=observer, resume=resume)
         try:
             async with lock.kept():
-                await _execute(project, config, plan, watch, options)
+                await _execute(project, config, scripts, plan, watch, options)
         except FininfraDbError as error:
             if watch.running is None or isinstance(error, RevisionNotFound):
                 raise
@@ -244,7 +256,7 @@ async def run_steps(
 
 
 async def _execute(
-    project: Project, config: "Config", plan: Callable[[tuple[str, ...]], Iterable[Any]], watch: "Watch", options: dict[str, Any]
+    project: Project, config: "Config", scripts: "ScriptDirectory", plan: Plan, watch: "Watch", options: dict[str, Any]
 ) -> None:
     from fininfra_db.migrate.environment import execute
 
@@ -254,7 +266,7 @@ async def _execute(
             watch.refuse_unfinished(context)
         return watch.follow(steps, versions, context)
 
-    await execute(project, work, "migration", config, **options)
+    await execute(project, work, "migration", config, scripts, **options)
 
 
 async def _render(project: Project, direction: "Direction", start: str | None, target: str, tag: str | None) -> Script:
