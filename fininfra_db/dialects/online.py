@@ -23,9 +23,10 @@ class OnlineDdl:
         return connection.scalar(text(f"SELECT {words} {_INDEX}"), {"table": table, "name": name}) or ""
 
     def drop_index(self, connection: Connection, name: str, table: str) -> None:
-        """Drop an index beside running writers; ``connection`` is in AUTOCOMMIT."""
-        full_name = connection.scalar(text(f"SELECT CAST(indexrelid AS regclass) {_INDEX}"), {"table": table, "name": name})
-        connection.exec_driver_sql(f"DROP INDEX CONCURRENTLY IF EXISTS {full_name}")
+        """Drop an index beside running writers, if it is there. ``connection`` is in AUTOCOMMIT."""
+        full_name = connection.scalar(text(f"SELECT CAST(CAST(indexrelid AS regclass) AS text) {_INDEX}"), {"table": table, "name": name})
+        if full_name is not None:
+            connection.exec_driver_sql(f"DROP INDEX CONCURRENTLY {full_name}")
 
     @contextmanager
     def waiting_for_locks(self, connection: Connection) -> Iterator[None]:

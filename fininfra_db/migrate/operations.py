@@ -17,6 +17,7 @@ from sqlalchemy.sql.elements import ColumnElement, TextClause
 from fininfra_db.dialects import Dialect, dialect_of
 from fininfra_db.dialects.online import OnlineDdl
 from fininfra_db.errors import MigrationFailed
+from fininfra_db.migrate.recorder import REPEATABLE
 from fininfra_db.migrate.retry import ATTEMPTS, backoff, pause
 
 Columns = Sequence[str | TextClause | ColumnElement[Any]]
@@ -33,23 +34,28 @@ def create_index_concurrently(
     """
     arguments = options | {"unique": unique, "schema": schema, "postgresql_concurrently": True}
     dialect, quoted = _dialect(), _quoted(table_name, schema)
-    if dialect.online is None or op.get_context().as_sql:
-        with _own_transaction(dialect.online):
+    online = dialect.online
+    if online is None or op.get_context().as_sql:
+        with _own_transaction(online):
             op.create_index(name, table_name, columns, **arguments)
-    elif dialect.online.index_is_valid(op.get_bind(), name, quoted):
-        _refuse_another(dialect.online, name, quoted, columns, arguments)
-    else:
-        with _own_transaction(dialect.online), dialect.online.waiting_for_locks(op.get_bind()):
-            _build(dialect, dialect.online, name, quoted, lambda: op.create_index(name, table_name, columns, **arguments))
+        return
+    with _repeatable(op.get_bind()):
+        if online.index_is_valid(op.get_bind(), name, quoted):
+            _refuse_another(online, name, quoted, columns, arguments)
+            return
+        with _own_transaction(online), online.waiting_for_locks(op.get_bind()):
+            _build(dialect, online, name, quoted, lambda: op.create_index(name, table_name, columns, **arguments))
 
 
 def drop_index_concurrently(name: str, table_name: str, *, schema: str | None = None) -> None:
     """Drop an index without holding up writers. On PostgreSQL it commits what came before; one that is gone already is done."""
     online = _dialect().online
-    with _own_transaction(online):
-        connection = None if op.get_context().as_sql else op.get_bind()
-        with online.waiting_for_locks(connection) if online and connection else nullcontext():
-            op.drop_index(name, table_name=table_name, schema=schema, postgresql_concurrently=True, if_exists=bool(online) or None)
+    if online is None or op.get_context().as_sql:
+        with _own_transaction(online):
+            op.drop_index(name, table_name=table_name, schema=schema, postgresql_concurrently=True)
+        return
+    with _repeatable(op.get_bind()), _own_transaction(online), online.waiting_for_locks(op.get_bind()):
+        online.drop_index(op.get_bind(), name, _quoted(table_name, schema))
 
 
 def add_foreign_key_not_valid(
@@ -114,6 +120,16 @@ def _refuse_another(online: OnlineDdl, name: str, quoted: str, columns: Columns,
             f"There is another index {name} on {quoted}: {found}, where {wanted} is wanted.",
             "Choose another name, or drop that index first.",
         )
+
+
+@contextmanager
+def _repeatable(connection: Connection) -> Iterator[None]:
+    """Keep what is run out of the journal's count of statements: a run that carries on has to run it, whatever it finds."""
+    connection.execution_options(**{REPEATABLE: True})
+    try:
+        yield
+    finally:
+        connection.execution_options(**{REPEATABLE: False})
 
 
 @contextmanager
