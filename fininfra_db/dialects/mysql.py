@@ -110,7 +110,7 @@ class MysqlDialect(Dialect):
         if row is not None and str(row[1]).upper() in ("ON", "1"):
             raise LockUnsafe(
                 f"{self.describe(connection.engine.url)} is a node of a Galera cluster: a lock taken on it holds nobody off on the others. "
-                "Nothing was changed.",
+                "No revision was run.",
                 "If one migration at a time is sure without a lock, write lock = off under [fininfra_db] in alembic.ini.",
             )
 

@@ -145,7 +145,7 @@ class PostgresqlDialect(Dialect):
                     if mine == others or mine != await _answering_pid(connection) or others != await _answering_pid(second):
                         raise LockUnsafe(
                             f"{where} is behind a pooler that changes the server's session after each transaction: "
-                            "a lock there would hold nobody off. Nothing was changed.",
+                            "a lock there would hold nobody off. No revision was run.",
                             _PAST_THE_POOLER,
                         )
         except TimeoutError:

@@ -278,10 +278,10 @@ async def _failed(project: Project, watch: "Watch", reason: str, error: Fininfra
     assert watch.running is not None
     step = watch.running
     verb = "apply" if step.direction == "up" else "revert"
-    remains = not watch.nothing_remains
+    remains = not (watch.nothing_remains or isinstance(error, TableLocked))
     try:
         where = f"The database is at {_at(await read_versions(project))}."
-        remains = await _remains(project, watch)
+        remains = remains and await _remains(project, watch)
     except FininfraDbError:
         where = "The database cannot be read now."
     what = f"A part of {step.revision} may remain." if remains else f"Nothing of {step.revision} remains."
