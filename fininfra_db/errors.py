@@ -187,6 +187,12 @@ class MigrationFailed(FininfraDbError):
     code = "migration-failed"
 
 
+class TableLocked(MigrationFailed):
+    """A statement of a revision did not get the lock of its table, however often the revision was tried."""
+
+    code = "table-locked"
+
+
 class UnfinishedRevision(FininfraDbError):
     """An earlier run left a part of a revision behind, and nobody has said yet what is to become of it."""
 

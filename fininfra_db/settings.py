@@ -63,6 +63,7 @@ class Settings:
     ``protected`` are the environments whose databases need ``--confirm-database`` before data is lost.
     The timeouts are in seconds: ``lock_timeout`` for another migration to end (0 fails at once), ``ddl_lock_timeout`` for a
     statement of a migration to get the lock of its table, ``statement_timeout`` for such a statement to end (None: no limit).
+    ``migration_lock`` says whether a migration keeps others off; without it, somebody else has to see to that.
     ``snapshots`` says whether a SQLite file is copied before it is migrated.
     """
 
@@ -80,6 +81,7 @@ class Settings:
     lock_timeout: float = LOCK_TIMEOUT
     ddl_lock_timeout: float = DDL_LOCK_TIMEOUT
     statement_timeout: float | None = None
+    migration_lock: bool = True
     snapshots: bool = True
 
     @property
@@ -150,6 +152,7 @@ def load_settings(
         lock_timeout=_seconds(ini, "lock_timeout", LOCK_TIMEOUT),
         ddl_lock_timeout=_seconds(ini, "ddl_lock_timeout", DDL_LOCK_TIMEOUT),
         statement_timeout=_seconds(ini, "statement_timeout", 0.0) or None,
+        migration_lock=_switch(ini, "lock", default=True),
         snapshots=_switch(ini, "snapshots", default=True),
     )
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fininfra_db.cli.options import Revision, Revisions, Sql, Tag, command
+from fininfra_db.cli.options import DdlLockTimeout, LockTimeout, Revision, Revisions, Sql, StatementTimeout, Tag, command
 from fininfra_db.cli.perform import perform
 from fininfra_db.errors import OptionsInvalid
 from fininfra_db.results import Result
@@ -20,17 +20,41 @@ PANEL = "Migrate"
 def register(app: typer.Typer) -> None:
     """Add the commands of this panel."""
 
-    def upgrade(ctx: typer.Context, revision: Revision = "head", sql: Sql = False, tag: Tag = None) -> None:
+    def upgrade(
+        ctx: typer.Context,
+        revision: Revision = "head",
+        sql: Sql = False,
+        tag: Tag = None,
+        lock_timeout: LockTimeout = None,
+        ddl_lock_timeout: DdlLockTimeout = None,
+        statement_timeout: StatementTimeout = None,
+    ) -> None:
         """Apply the revisions up to REVISION."""
-        perform(ctx, lambda database: (database.upgrade_script if sql else database.upgrade)(revision, tag=tag))
+        perform(
+            ctx,
+            lambda database: (database.upgrade_script if sql else database.upgrade)(revision, tag=tag),
+            changes={"lock_timeout": lock_timeout, "ddl_lock_timeout": ddl_lock_timeout, "statement_timeout": statement_timeout},
+        )
 
     command(app, "upgrade", panel=PANEL)(upgrade)
     command(app, "migrate", panel=PANEL)(upgrade)
 
     @command(app, "downgrade", panel=PANEL)
-    def downgrade(ctx: typer.Context, revision: Revision, sql: Sql = False, tag: Tag = None) -> None:
+    def downgrade(
+        ctx: typer.Context,
+        revision: Revision,
+        sql: Sql = False,
+        tag: Tag = None,
+        lock_timeout: LockTimeout = None,
+        ddl_lock_timeout: DdlLockTimeout = None,
+        statement_timeout: StatementTimeout = None,
+    ) -> None:
         """Revert the revisions above REVISION."""
-        perform(ctx, lambda database: (database.downgrade_script if sql else database.downgrade)(revision, tag=tag))
+        perform(
+            ctx,
+            lambda database: (database.downgrade_script if sql else database.downgrade)(revision, tag=tag),
+            changes={"lock_timeout": lock_timeout, "ddl_lock_timeout": ddl_lock_timeout, "statement_timeout": statement_timeout},
+        )
 
     @command(app, "repair", panel=PANEL)
     def repair(
@@ -57,6 +81,7 @@ def register(app: typer.Typer) -> None:
         sql: Sql = False,
         tag: Tag = None,
         purge: Annotated[bool, typer.Option("--purge", help="Empty the version table first.")] = False,
+        lock_timeout: LockTimeout = None,
     ) -> None:
         """Write REVISIONS into the version table without running them."""
 
@@ -65,4 +90,4 @@ def register(app: typer.Typer) -> None:
                 return database.stamp_script(*revisions, purge=purge, tag=tag)
             return database.stamp(*revisions, purge=purge, tag=tag)
 
-        perform(ctx, write)
+        perform(ctx, write, changes={"lock_timeout": lock_timeout})

@@ -1,6 +1,7 @@
 """The options that every command takes, declared once, and how a command comes to have them."""
 
 import functools
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -57,19 +58,30 @@ def shared_options() -> frozenset[str]:
     return frozenset(parameter.name for parameter in _shared_parameters())
 
 
+def _seconds(text: str) -> float:
+    """The only numbers that this program takes. Raises ``ValueError``."""
+    seconds = float(text)
+    if not 0 <= seconds < math.inf:
+        raise ValueError
+    return seconds
+
+
 class _AsWritten:
     """How Typer is kept from checking a value: it would use Pydantic, whose import takes a fifth of a short command's time."""
 
-    converters: Final[dict[Any, Callable[[Any], Any]]] = {str: str, Path: Path, list[str]: tuple}
+    converters: Final[dict[Any, Callable[[Any], Any]]] = {str: str, Path: Path, list[str]: tuple, float: _seconds}
 
     def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
         if value is None:
             return () if param.multiple or param.nargs == -1 else None
-        return self.converters[param.type_descriptor.annotation](value)
+        try:
+            return self.converters[param.type_descriptor.annotation](value)
+        except ValueError:
+            raise typer.BadParameter(f"{value!r} is not a number of seconds.", ctx=ctx, param=param) from None
 
 
 def as_written(parameters: list[Any]) -> list[Any]:
-    """The parameters of a command; text, paths and flags among them are taken as they are written, unchecked."""
+    """The parameters of a command; text, paths, seconds and flags among them are taken as they are written, unchecked."""
     for parameter in parameters:
         annotation = parameter.type_descriptor.annotation
         if annotation is bool and parameter.default is None:
@@ -160,4 +172,16 @@ Message = Annotated[str | None, typer.Option("--message", "-m", help="The messag
 BranchLabel = Annotated[str | None, typer.Option("--branch-label", help="A branch label for the revision.")]
 RevId = Annotated[str | None, typer.Option("--rev-id", help="The identifier, instead of a new one.")]
 Splice = Annotated[bool, typer.Option("--splice", help="Allow a parent that is not a head.")]
+LockTimeout = Annotated[
+    float | None,
+    typer.Option("--lock-timeout", metavar="SECONDS", help="Wait as long for another migration; 0 fails at once. Default: 300."),
+]
+DdlLockTimeout = Annotated[
+    float | None,
+    typer.Option("--ddl-lock-timeout", metavar="SECONDS", help="Wait as long for a table's lock; 0 is no limit. Default: 5."),
+]
+StatementTimeout = Annotated[
+    float | None,
+    typer.Option("--statement-timeout", metavar="SECONDS", help="Let a statement run as long; 0 is no limit. Default: 0."),
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]

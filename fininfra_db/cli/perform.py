@@ -3,7 +3,8 @@
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
@@ -24,15 +25,19 @@ _FOUND_WORK = 3
 _INTERRUPTED = 130
 
 
-def perform(ctx: typer.Context, operation: Operation, *, question: str | None = None, yes: bool = False) -> None:
+def perform(
+    ctx: typer.Context, operation: Operation, *, question: str | None = None, yes: bool = False, changes: Mapping[str, Any] | None = None
+) -> None:
     """Run one operation and end the process with its exit code.
 
+    ``changes`` are settings that options of the command stand for; those that are None were not given.
     ``question`` is put to the person before a destructive operation, with ``{database}`` filled in; without a terminal
     it is a refusal that names ``--yes``.
     """
 
     def work(output: Output) -> Result:
-        settings = _settings(ctx.obj)
+        given = {name: value for name, value in (changes or {}).items() if value is not None}
+        settings = replace(_settings(ctx.obj), **given)
         output.settings = settings
         output.database = _describe(settings.direct)
         output.target()

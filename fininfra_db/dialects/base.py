@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from sqlalchemy import URL, Connection, Engine, create_mock_engine
+from sqlalchemy import URL, Connection, Engine, create_mock_engine, event
 from sqlalchemy import Dialect as SqlalchemyDialect
 from sqlalchemy.exc import DBAPIError, InvalidRequestError, SQLAlchemyError
 
 from fininfra_db.dialects.locks import HeldLock, hold
+from fininfra_db.dialects.online import OnlineDdl
+from fininfra_db.dialects.sessions import DEFAULTS, SessionOptions, run_on
 from fininfra_db.dialects.tls import OPTIONS as TLS_OPTIONS
 from fininfra_db.dialects.tls import tls_of
 from fininfra_db.errors import DatabaseMissing, DatabaseUnreachable, FininfraDbError, LockNotObtained, UrlInvalid
@@ -61,6 +63,9 @@ class Dialect:
     maintenance_database: ClassVar[str | None] = None
     """The database to connect to when the one of the URL does not exist yet."""
 
+    online: ClassVar[OnlineDdl | None] = None
+    """Changes beside running writers, of a database that can make them."""
+
     # Place: from a URL to an engine.
 
     def locate(self, url: URL, project_root: Path) -> URL:
@@ -68,7 +73,7 @@ class Dialect:
         driver = url.drivername.partition("+")[2]
         return url.set(drivername=f"{self.name}+{driver if driver in self.drivers else self.drivers[0]}")
 
-    def engine_arguments(self, url: URL, purpose: Purpose) -> tuple[URL, dict[str, Any]]:
+    def engine_arguments(self, url: URL, purpose: Purpose, options: SessionOptions = DEFAULTS) -> tuple[URL, dict[str, Any]]:
         """The URL and the ``connect_args`` that make the driver do what the URL asks for."""
         query = {name: value if isinstance(value, str) else value[-1] for name, value in url.query.items()}
         bare = url.difference_update_query([*TLS_OPTIONS, "connect_timeout"])
@@ -84,10 +89,25 @@ class Dialect:
         """Translate libpq's options in ``query`` for the driver. ``timeout`` is in seconds, None for no limit."""
         raise NotImplementedError
 
-    def prepare(self, engine: Engine, url: URL, purpose: Purpose) -> None:
+    def prepare(self, engine: Engine, url: URL, purpose: Purpose, options: SessionOptions) -> None:
         """Set up what each new connection of ``engine`` needs."""
         if tls_of({name: str(value) for name, value in url.query.items()}).required:
             self.insist_on_tls(engine)
+        if purpose in ("migration", "maintenance"):
+            event.listen(engine, "connect", lambda connection, _record: self.set_up_session(connection, url, purpose, options))
+
+    def set_up_session(self, dbapi_connection: Any, url: URL, purpose: Purpose, options: SessionOptions) -> None:
+        """Tell a new session how long to wait.
+
+        Through the driver: nothing may be executed through SQLAlchemy before ``context.configure()``.
+        """
+        statement = self.session_sql(url, purpose, options)
+        if statement:
+            run_on(dbapi_connection, statement)
+
+    def session_sql(self, url: URL, purpose: Purpose, options: SessionOptions) -> str:
+        """The statement that sets up a session for a migration or for maintenance; empty when there is nothing to set."""
+        return ""
 
     def insist_on_tls(self, engine: Engine) -> None:
         """Refuse connections that the driver made without TLS although TLS was required; drivers that never do need nothing."""
@@ -138,6 +158,18 @@ class Dialect:
     def statement_error(self, error: BaseException, url: URL) -> FininfraDbError | None:
         """What a failed statement says of the whole database, in words; None when it is about the statement."""
         return None
+
+    def gave_up_waiting(self, error: BaseException) -> bool:
+        """Whether a statement failed for a lock that it did not get in time, or that would never have come: a deadlock."""
+        return False
+
+    def blockers(self, connection: Connection, statement: str | None) -> tuple[str, ...]:
+        """Who holds, or waits for, locks of the tables that ``statement`` names, in words, the oldest transaction first.
+
+        Of every table without a statement. To be asked when the statement's own transaction has ended; ``connection`` is in
+        AUTOCOMMIT. Empty where the database does not tell.
+        """
+        return ()
 
     def describe(self, url: URL) -> str:
         """The database in words, without user and password."""

@@ -10,7 +10,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import DDLCompiler
 
-from fininfra_db.dialects.base import Dialect, Features
+from fininfra_db.dialects.base import Dialect, Features, Purpose
+from fininfra_db.dialects.sessions import SessionOptions, milliseconds
 from fininfra_db.dialects.tls import tls_of
 from fininfra_db.errors import UrlInvalid
 from fininfra_db.results import Holder
@@ -21,6 +22,8 @@ _CANNOT_OPEN_DATABASE: Final = "4060"
 _DATABASE_EXISTS: Final = "1801"
 _ALREADY_SO: Final = (1913, 2705, 2714, 3701, 4924)
 """Index, column or object is there already, or is not there to be dropped (SQL Server "Database engine errors")."""
+_GAVE_UP_WAITING: Final = ("1222", "1205")
+"""Lock request time out, and deadlock."""
 _LOCK: Final = "fininfra-db migrations"
 
 
@@ -50,6 +53,12 @@ class MssqlDialect(Dialect):
             options["TrustServerCertificate"] = "no" if tls.verified else "yes"
         return url.update_query_dict(options), {"timeout": int(timeout or 0)}
 
+    def session_sql(self, url: URL, purpose: Purpose, options: SessionOptions) -> str:
+        """Without XACT_ABORT some errors undo their statement only, and the transaction would go on."""
+        if purpose != "migration":
+            return ""
+        return f"SET XACT_ABORT ON; SET LOCK_TIMEOUT {milliseconds(options.ddl_lock_timeout) or -1}"
+
     def offline(self, url: URL) -> SqlalchemyDialect:
         """Without a server's version SQLAlchemy renders for SQL Server 2005, which had no DATE."""
         dialect = super().offline(url)
@@ -61,6 +70,9 @@ class MssqlDialect(Dialect):
 
     def says_exists(self, error: BaseException) -> bool:
         return f"({_DATABASE_EXISTS})" in _odbc_message(error)
+
+    def gave_up_waiting(self, error: BaseException) -> bool:
+        return any(f"({number})" in _odbc_message(error) for number in _GAVE_UP_WAITING)
 
     def try_lock(self, connection: Connection) -> bool:
         statement = (

@@ -18,6 +18,7 @@ from sqlalchemy.sql.elements import Over
 
 from fininfra_db.dialects.base import ConnectionOpener, Dialect, Features, Purpose, first_line
 from fininfra_db.dialects.locks import HeldLock
+from fininfra_db.dialects.sessions import DEFAULTS, SessionOptions
 from fininfra_db.errors import ConfigurationError, DatabaseMissing, DatabaseUnreachable, FininfraDbError, MigrationFailed, UrlInvalid
 from fininfra_db.results import Observer
 from fininfra_db.settings import LOCK_TIMEOUT
@@ -43,7 +44,7 @@ class SqliteDialect(Dialect):
             return located
         return located.set(database=os.path.normpath(project_root / os.path.expanduser(name)))
 
-    def engine_arguments(self, url: URL, purpose: Purpose) -> tuple[URL, dict[str, Any]]:
+    def engine_arguments(self, url: URL, purpose: Purpose, options: SessionOptions = DEFAULTS) -> tuple[URL, dict[str, Any]]:
         if purpose == "application":
             return super().engine_arguments(url, purpose)
         if not url.database or url.database == ":memory:":
@@ -56,7 +57,7 @@ class SqliteDialect(Dialect):
             url = url.update_query_dict({"immutable": "1"})
         url, arguments = super().engine_arguments(url, purpose)
         if purpose in ("seeding", "migration") and "timeout" not in url.query:
-            arguments["timeout"] = LOCK_TIMEOUT
+            arguments["timeout"] = options.lock_timeout
         return url, arguments
 
     def _is_closed_wal(self, url: URL) -> bool:
@@ -73,7 +74,7 @@ class SqliteDialect(Dialect):
             raise UrlInvalid("sslmode was asked for, and a SQLite file has no connection to encrypt.", "Remove it from the URL.")
         return url, {}
 
-    def prepare(self, engine: Engine, url: URL, purpose: Purpose) -> None:
+    def prepare(self, engine: Engine, url: URL, purpose: Purpose, options: SessionOptions) -> None:
         """Take transactions out of the driver's hands and put foreign keys into the state that the purpose needs.
 
         sqlite3 begins a transaction before DML only, so DDL would commit by itself: the driver is set to begin none and

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any, Final
@@ -25,7 +26,7 @@ from sqlalchemy import Dialect as SqlalchemyDialect
 from sqlalchemy.engine.mock import MockConnection
 from sqlalchemy.util import greenlet_spawn
 
-from fininfra_db.connections import migration_lock, open_connection
+from fininfra_db.connections import migration_lock, open_connection, session_options
 from fininfra_db.dialects import Dialect, dialect_of, target_of
 from fininfra_db.dialects.base import Purpose
 from fininfra_db.errors import FininfraDbError, RevisionBroken
@@ -66,7 +67,7 @@ async def execute(
             if project.is_ours:
                 await connection.run_sync(lambda sync: _run(_with_connection(config, sync), scripts, work, options))
             else:
-                await _in_foreign_environment(project, config, scripts, work, options)
+                await _in_foreign_environment(project, config, scripts, work, options, purpose)
 
 
 async def execute_on(connection: Connection, config: Config, work: Work) -> None:
@@ -191,7 +192,9 @@ def _run(config: Config, scripts: ScriptDirectory, work: Work, options: dict[str
         scripts.run_env()
 
 
-async def _in_foreign_environment(project: Project, config: Config, scripts: ScriptDirectory, work: Work, options: dict[str, Any]) -> None:
+async def _in_foreign_environment(
+    project: Project, config: Config, scripts: ScriptDirectory, work: Work, options: dict[str, Any], purpose: Purpose
+) -> None:
     """Run a foreign ``env.py`` in a thread, where it may start an event loop.
 
     One that starts none makes a synchronous engine from our asynchronous URL: it runs inside a greenlet, where
@@ -200,7 +203,7 @@ async def _in_foreign_environment(project: Project, config: Config, scripts: Scr
     """
 
     def run_here() -> None:
-        with _connecting_as_the_url_says(project.settings):
+        with _connecting_as_the_url_says(project.settings, purpose):
             if project.is_asynchronous:
                 _run(config, scripts, work, options)
             else:
@@ -210,23 +213,33 @@ async def _in_foreign_environment(project: Project, config: Config, scripts: Scr
 
 
 @contextmanager
-def _connecting_as_the_url_says(settings: Settings) -> Iterator[None]:
-    """Let the engines that this thread makes with our driver understand libpq's options too.
+def _connecting_as_the_url_says(settings: Settings, purpose: Purpose) -> Iterator[None]:
+    """Let the engines that this thread makes with our driver understand libpq's options too, and wait no longer than ours.
 
-    They are no part of the URL that a foreign ``env.py`` reads, since not every driver takes them from there.
+    The options are no part of the URL that a foreign ``env.py`` reads, since not every driver takes them from there. Nor
+    need its URL be the one whose lock was taken, so nothing is known of a pooler there.
     """
     target, thread = target_of(settings), threading.get_ident()
     url, ours = target.dialect.engine_arguments(target.url, "application")
+    session = replace(session_options(settings, purpose), is_proven=False)
+    connecting: list[Any] = []
 
-    def add(dialect: SqlalchemyDialect, _record: Any, _arguments: Any, options: dict[str, Any]) -> None:
+    def add(dialect: SqlalchemyDialect, record: Any, _arguments: Any, options: dict[str, Any]) -> None:
         if threading.get_ident() == thread and dialect.driver == url.get_driver_name():
             options.update(ours)
+            connecting.append(record)
+
+    def set_up(dbapi_connection: Any, record: Any) -> None:
+        if purpose == "migration" and threading.get_ident() == thread and record in connecting:
+            target.dialect.set_up_session(dbapi_connection, target.url, purpose, session)
 
     event.listen(Engine, "do_connect", add)
+    event.listen(Engine, "connect", set_up)
     try:
         yield
     finally:
         event.remove(Engine, "do_connect", add)
+        event.remove(Engine, "connect", set_up)
 
 
 def _with_connection(config: Config, connection: Connection) -> Config:

@@ -12,11 +12,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, inspect, text
-from sqlalchemy.exc import DBAPIError
 
 from fininfra_db.connections import migration_lock, open_connection, read
 from fininfra_db.dialects import target_of
-from fininfra_db.dialects.base import first_line
 from fininfra_db.errors import (
     DatabaseAhead,
     FininfraDbError,
@@ -24,11 +22,13 @@ from fininfra_db.errors import (
     MigrationFailed,
     OptionsInvalid,
     RevisionNotFound,
+    TableLocked,
     UnfinishedRevision,
 )
 from fininfra_db.migrate.config import Project
 from fininfra_db.migrate.history import History
 from fininfra_db.migrate.journal import FAILED, read_unfinished, rewrite
+from fininfra_db.migrate.retry import reason_of, run_patiently
 from fininfra_db.results import Entry, Migrated, Observer, Script, Stamped
 
 if TYPE_CHECKING:
@@ -237,7 +237,13 @@ async def run_steps(
         watch = Watch(dialect, lock, observer=observer, resume=resume)
         try:
             async with lock.kept():
-                await _execute(project, config, scripts, plan, watch, options)
+                await run_patiently(
+                    project,
+                    watch,
+                    observer,
+                    execute=lambda: _execute(project, config, scripts, plan, watch, options),
+                    remains=lambda: _remains(project, watch),
+                )
         except FininfraDbError as error:
             if watch.running is None or isinstance(error, RevisionNotFound):
                 raise
@@ -245,7 +251,7 @@ async def run_steps(
         except Exception as error:  # a revision is the user's code, which may raise anything
             if watch.running is None:
                 raise
-            raise await _failed(project, watch, _reason(project, error)) from error
+            raise await _failed(project, watch, reason_of(project, error)) from error
         after = await read_versions(project)
     if set(after) != set(watch.expected):
         raise MigrationFailed(
@@ -279,26 +285,19 @@ async def _render(project: Project, direction: "Direction", start: str | None, t
     return Script(sql=sql)
 
 
-def _reason(project: Project, error: Exception) -> str:
-    statement = getattr(error, "statement", None)
-    reason = first_line(error) if isinstance(error, DBAPIError) else f"{type(error).__name__}: {error}"
-    return project.settings.redact(f"{reason}. Statement: {' '.join(statement.split())}" if statement else reason)
-
-
 async def _failed(project: Project, watch: "Watch", reason: str, error: FininfraDbError | None = None) -> FininfraDbError:
     """Say what failed, where, and what state the database is in now, by asking it."""
     assert watch.running is not None
     step = watch.running
     verb = "apply" if step.direction == "up" else "revert"
-    remains = not watch.nothing_remains
+    remains = not (watch.nothing_remains or isinstance(error, TableLocked))
     try:
-        state = await read_state(project)
-        where = f"The database is at {_at(state.versions)}."
-        remains = remains and (state.unfinished is None or await _is_left_behind(project, watch, state.unfinished))
+        where = f"The database is at {_at(await read_versions(project))}."
+        remains = remains and await _remains(project, watch)
     except FininfraDbError:
         where = "The database cannot be read now."
     what = f"A part of {step.revision} may remain." if remains else f"Nothing of {step.revision} remains."
-    kind = type(error) if isinstance(error, LockLost | UnfinishedRevision) else MigrationFailed
+    kind = type(error) if isinstance(error, LockLost | TableLocked | UnfinishedRevision) else MigrationFailed
     hint = (
         _STAMP_HINT
         if not watch.before and "already exists" in reason
@@ -309,8 +308,16 @@ async def _failed(project: Project, watch: "Watch", reason: str, error: Fininfra
     )
     return kind(
         f"Revision {step.revision} ({step.message}) did not {verb}: {reason.rstrip('.')}. {where} {what}",
-        error.hint if isinstance(error, LockLost | UnfinishedRevision) else hint,
+        error.hint if isinstance(error, LockLost | TableLocked | UnfinishedRevision) else hint,
     )
+
+
+async def _remains(project: Project, watch: "Watch") -> bool:
+    """Whether a part of the revision that failed is in the database."""
+    if watch.nothing_remains:
+        return False
+    unfinished = (await read_state(project)).unfinished
+    return unfinished is None or await _is_left_behind(project, watch, unfinished)
 
 
 async def _is_left_behind(project: Project, watch: "Watch", entry: Entry) -> bool:
