@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from fininfra_db.cli.options import command
+from fininfra_db.cli.options import ConfirmDatabase, command
 from fininfra_db.cli.output import Output
 from fininfra_db.cli.perform import answer, perform
 from fininfra_db.results import KeyGenerated
@@ -20,9 +20,10 @@ def register(app: typer.Typer) -> None:
     def seed(
         ctx: typer.Context,
         name: Annotated[str, typer.Argument(help="household, or module:callable of your own.")] = DEFAULT_SEED,
+        confirm_database: ConfirmDatabase = None,
     ) -> None:
         """Write example rows. Twice gives the same rows."""
-        perform(ctx, lambda database: database.seed(name))
+        perform(ctx, lambda database: database.seed(name, confirm_database=confirm_database))
 
     from fininfra_db.cli.app import make_group
 

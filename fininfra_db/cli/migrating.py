@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fininfra_db.cli.options import Revision, Revisions, Sql, Tag, command
+from fininfra_db.cli.options import ConfirmDatabase, Revision, Revisions, Sql, Tag, command
 from fininfra_db.cli.perform import perform
 from fininfra_db.results import Result
 
@@ -26,9 +26,17 @@ def register(app: typer.Typer) -> None:
     command(app, "migrate", panel=PANEL)(upgrade)
 
     @command(app, "downgrade", panel=PANEL)
-    def downgrade(ctx: typer.Context, revision: Revision, sql: Sql = False, tag: Tag = None) -> None:
+    def downgrade(
+        ctx: typer.Context, revision: Revision, sql: Sql = False, tag: Tag = None, confirm_database: ConfirmDatabase = None
+    ) -> None:
         """Revert the revisions above REVISION."""
-        perform(ctx, lambda database: (database.downgrade_script if sql else database.downgrade)(revision, tag=tag))
+
+        def revert(database: "Database") -> Coroutine[Any, Any, Result]:
+            if sql:
+                return database.downgrade_script(revision, tag=tag)
+            return database.downgrade(revision, tag=tag, confirm_database=confirm_database)
+
+        perform(ctx, revert)
 
     @command(app, "stamp", panel=PANEL)
     def stamp(

@@ -161,3 +161,6 @@ BranchLabel = Annotated[str | None, typer.Option("--branch-label", help="A branc
 RevId = Annotated[str | None, typer.Option("--rev-id", help="The identifier, instead of a new one.")]
 Splice = Annotated[bool, typer.Option("--splice", help="Allow a parent that is not a head.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+ConfirmDatabase = Annotated[
+    str | None, typer.Option("--confirm-database", metavar="NAME", help="The database's name, to lose data where it is protected.")
+]

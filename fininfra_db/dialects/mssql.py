@@ -58,6 +58,15 @@ class MssqlDialect(Dialect):
     def says_exists(self, error: BaseException) -> bool:
         return f"({_DATABASE_EXISTS})" in _odbc_message(error)
 
+    def live_name(self, connection: Connection) -> str:
+        return str(connection.scalar(text("SELECT DB_NAME()")))
+
+    def schemas(self, connection: Connection) -> tuple[str | None, ...]:
+        others = text(
+            "SELECT DISTINCT s.name FROM sys.schemas s JOIN sys.tables t ON t.schema_id = s.schema_id WHERE s.name <> SCHEMA_NAME()"
+        )
+        return (None, *sorted(connection.scalars(others)))
+
     def try_lock(self, connection: Connection) -> bool:
         statement = (
             "SET NOCOUNT ON; DECLARE @got int; EXEC @got = sp_getapplock @Resource = :name, @LockMode = 'Exclusive', "

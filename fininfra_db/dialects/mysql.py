@@ -59,6 +59,9 @@ class MysqlDialect(Dialect):
         quoted = connection.dialect.identifier_preparer.quote_identifier(name)
         connection.exec_driver_sql(f"CREATE DATABASE IF NOT EXISTS {quoted} CHARACTER SET utf8mb4 COLLATE utf8mb4_bin")
 
+    def live_name(self, connection: Connection) -> str:
+        return str(connection.scalar(text("SELECT DATABASE()")))
+
     def try_lock(self, connection: Connection) -> bool:
         return bool(connection.scalar(text("SELECT GET_LOCK(:name, 0)"), {"name": _lock_name(connection)}))
 

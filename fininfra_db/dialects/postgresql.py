@@ -1,11 +1,13 @@
 """PostgreSQL, through asyncpg (or psycopg, when the URL names it)."""
 
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from sqlalchemy import URL, Connection, Engine, text
+from sqlalchemy import URL, Connection, Engine, Table, text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.types import SchemaType
 
 from fininfra_db.dialects.base import Dialect, Features, Purpose
 from fininfra_db.dialects.tls import Tls, tls_of
@@ -53,6 +55,25 @@ class PostgresqlDialect(Dialect):
 
     def says_exists(self, error: BaseException) -> bool:
         return _sqlstate(error) in _DUPLICATE_DATABASE
+
+    def live_name(self, connection: Connection) -> str:
+        return str(connection.scalar(text("SELECT current_database()")))
+
+    def hosts(self, url: URL) -> tuple[str, ...]:
+        """Where neither URL nor query names a host, both drivers ask the environment as libpq does."""
+        given = (os.environ.get("PGHOSTADDR"), os.environ.get("PGHOST"), os.environ.get("PGSERVICE"))
+        return super().hosts(url) or tuple(host for value in given if value for host in value.split(","))
+
+    def schemas(self, connection: Connection) -> tuple[str | None, ...]:
+        readable = text(
+            "SELECT nspname FROM pg_namespace WHERE nspname NOT LIKE 'pg\\_%' AND nspname <> 'information_schema' "
+            "AND nspname IS DISTINCT FROM current_schema() AND has_schema_privilege(oid, 'USAGE') ORDER BY nspname"
+        )
+        return (None, *connection.scalars(readable))
+
+    def named_types(self, tables: Iterable[Table]) -> dict[str, SchemaType]:
+        types = (column.type for table in tables for column in table.columns)
+        return {str(kind.name): kind for kind in types if isinstance(kind, SchemaType) and kind.name}
 
     def try_lock(self, connection: Connection) -> bool:
         return bool(connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": _LOCK_KEY}))

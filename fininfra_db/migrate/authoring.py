@@ -17,7 +17,7 @@ from sqlalchemy import create_engine
 
 from fininfra_db.errors import MultipleHeads, NotAtHead, OptionsInvalid
 from fininfra_db.migrate.config import Project, alembic_config
-from fininfra_db.migrate.drift import differences, is_empty, refuse_drops
+from fininfra_db.migrate.drift import differences, hide_own_tables, is_empty, refuse_drops
 from fininfra_db.migrate.environment import Work, execute, execute_on, load_scripts
 from fininfra_db.migrate.lookup import alembic_errors
 from fininfra_db.migrate.rendering import render_item
@@ -164,6 +164,7 @@ def _filling(author: RevisionContext) -> Work:
     fill = author.run_autogenerate if author.command_args["autogenerate"] else author.run_no_autogenerate
 
     def work(versions: tuple[str, ...], context: MigrationContext) -> Iterable[Any]:
+        hide_own_tables(context)
         fill(versions, context)
         return ()
 

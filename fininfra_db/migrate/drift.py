@@ -16,14 +16,12 @@ from sqlalchemy.sql import functions
 from sqlalchemy.sql.schema import SchemaItem
 
 from fininfra_db.errors import Refused
+from fininfra_db.migrate.meta import RESERVED_PREFIX
 from fininfra_db.migrate.neutral import NAMES_OF_NOW, QUOTED, neutralize, operations_of
 from fininfra_db.types import utc_now
 
 _PLUGINS: Final = ["alembic.autogenerate.*", "alembic.ext.checkconstraint_byname"]
 """Alembic's comparisons, with the one for named CHECK constraints, which Alembic leaves to be asked for."""
-
-_RESERVED_PREFIX: Final = "fininfra_"
-"""Tables of this program's own, never a matter of the models."""
 
 _TABLE_MAKERS: Final = ("create_table", "rename_table")
 
@@ -37,7 +35,7 @@ def comparison_options(config: Config, scripts: ScriptDirectory) -> dict[str, An
             return True
         if not reflected or compare_to is not None:
             return True
-        return not name.startswith(_RESERVED_PREFIX) and name in owned()
+        return not name.startswith(RESERVED_PREFIX) and name in owned()
 
     def guard(context: MigrationContext, _revision: Any, directives: list[ops.MigrationScript]) -> None:
         if not getattr(config.cmd_opts, "autogenerate", False):
@@ -60,6 +58,18 @@ def comparison_options(config: Config, scripts: ScriptDirectory) -> dict[str, An
         "autogenerate_plugins": _PLUGINS,
         "process_revision_directives": guard,
     }
+
+
+def hide_own_tables(context: MigrationContext) -> None:
+    """Keep this program's own tables out of a comparison, also where a foreign ``env.py`` has configured it."""
+    theirs = context.opts.get("include_name")
+
+    def is_shown(name: str | None, kind: str, parents: Any) -> bool:
+        if kind == "table" and (name or "").startswith(RESERVED_PREFIX):
+            return False
+        return theirs is None or theirs(name, kind, parents)
+
+    context.opts["include_name"] = is_shown
 
 
 def is_empty(directives: list[ops.MigrationScript]) -> bool:
