@@ -98,7 +98,8 @@ class BlastRadius:
 
     ``database`` is the name that the database itself gives, ``url`` has no password and ``source`` says who gave it.
     ``environment`` is the marker in the database. ``rows`` counts the rows of each table that has some, the most first;
-    ``unread`` are tables that this login may not count. ``newest_write`` is the latest ``created_at`` or ``updated_at``.
+    ``unread`` are tables that this login may not read, or that a migration holds. ``newest_write`` is the latest
+    ``created_at`` or ``updated_at``.
     """
 
     database: str

@@ -180,6 +180,9 @@ class Dialect:
         """The schemas that tables of users are in; None is the default one."""
         return (None,)
 
+    def wait_for_no_table(self, connection: Connection) -> None:
+        """Let what this connection reads fail soon where a migration holds the table, instead of waiting for its end."""
+
     def named_types(self, tables: Iterable[Table]) -> dict[str, SchemaType]:
         """The types of the columns of reflected ``tables`` that are objects of their own in the database, and outlive them."""
         return {}

@@ -67,6 +67,9 @@ class MssqlDialect(Dialect):
         )
         return (None, *sorted(connection.scalars(others)))
 
+    def wait_for_no_table(self, connection: Connection) -> None:
+        connection.execute(text("SET LOCK_TIMEOUT 500"))
+
     def try_lock(self, connection: Connection) -> bool:
         statement = (
             "SET NOCOUNT ON; DECLARE @got int; EXEC @got = sp_getapplock @Resource = :name, @LockMode = 'Exclusive', "

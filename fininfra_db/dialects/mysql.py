@@ -62,6 +62,9 @@ class MysqlDialect(Dialect):
     def live_name(self, connection: Connection) -> str:
         return str(connection.scalar(text("SELECT DATABASE()")))
 
+    def wait_for_no_table(self, connection: Connection) -> None:
+        connection.execute(text("SET SESSION lock_wait_timeout = 1"))
+
     def try_lock(self, connection: Connection) -> bool:
         return bool(connection.scalar(text("SELECT GET_LOCK(:name, 0)"), {"name": _lock_name(connection)}))
 

@@ -71,6 +71,9 @@ class PostgresqlDialect(Dialect):
         )
         return (None, *connection.scalars(readable))
 
+    def wait_for_no_table(self, connection: Connection) -> None:
+        connection.execute(text("SET LOCAL lock_timeout = '500ms'"))
+
     def named_types(self, tables: Iterable[Table]) -> dict[str, SchemaType]:
         types = (column.type for table in tables for column in table.columns)
         return {str(kind.name): kind for kind in types if isinstance(kind, SchemaType) and kind.name}

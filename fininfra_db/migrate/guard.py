@@ -89,7 +89,7 @@ def judge(settings: Settings, action: Action, found: Found, *, is_local: bool) -
     if settings.protects(marker):
         return Refusal(
             f"the database is marked {marker}, which is protected",
-            f"If it is {marker} no more: fininfra-db environment set {DEVELOPMENT} --confirm-database {shlex.quote(found.name)}",
+            f"If it is not {marker} any more: fininfra-db environment set {DEVELOPMENT} --confirm-database {shlex.quote(found.name)}",
         )
     if action is MARK or not found.has_tables:
         return None
@@ -136,7 +136,7 @@ def _protected(action: Action, refusal: Refusal, radius: BlastRadius) -> Protect
     stake = f" It holds {radius}." if action.destroys else ""
     return Protected(
         f"{action.command} is refused: {refusal.reason}. Nothing was changed in {_place(radius)}.{stake}",
-        f"If it is meant: add --confirm-database {shlex.quote(radius.database)}\n  {refusal.otherwise}",
+        f"If it is meant: add --confirm-database {shlex.quote(radius.database)}" + ("" if action is MARK else f"\n  {refusal.otherwise}"),
     )
 
 

@@ -22,7 +22,7 @@ _WORD: Final = re.compile(r"[a-z][a-z0-9_-]{0,49}")
 
 def read_marker(connection: Connection) -> str | None:
     """The environment that the database is marked with; None when it is not. Nothing is written."""
-    return read_meta(connection, NAME)
+    return environment_name(read_meta(connection, NAME) or "") or None
 
 
 def mark(connection: Connection, app_env: str | None) -> bool:
