@@ -24,6 +24,11 @@ class FininfraDbError(Exception):
         self.message = message
         self.hint = hint
 
+    def add(self, sentence: str) -> None:
+        """Say more in the same error: what had been done before it."""
+        self.message = f"{self.message} {sentence}"
+        self.args = (self.message,)
+
 
 # Configuration: nothing was contacted, nothing was written.
 
@@ -231,3 +236,15 @@ class ConfirmationRequired(Refused):
     """A destructive command without a terminal to ask on and without its flag."""
 
     code = "confirmation-required"
+
+
+class Protected(Refused):
+    """Data would be lost in a database that is protected, or may be the wrong one, and its name was not given."""
+
+    code = "protected"
+
+
+class WrongDatabaseName(Refused):
+    """The name given to confirm with is not that of the database."""
+
+    code = "wrong-database-name"

@@ -26,7 +26,11 @@ INI_SECTION: Final = "fininfra_db"
 ENV_FILE_NAME: Final = ".env"
 KEYS_VARIABLE: Final = "FININFRA_DB_KEYS"
 MASK: Final = "***"
-DEFAULT_PROTECTED: Final = ("production",)
+PRODUCTION: Final = "production"
+DEVELOPMENT: Final = "development"
+"""The environment of a run without ``APP_ENV``."""
+
+DEFAULT_PROTECTED: Final = (PRODUCTION,)
 """The environments whose databases are not emptied by a slip; ``protected`` in ``alembic.ini`` names others."""
 
 LOCK_TIMEOUT: Final = 300.0
@@ -94,6 +98,15 @@ class Settings:
     @property
     def is_production(self) -> bool:
         return is_production(self.app_env)
+
+    @property
+    def environment(self) -> str | None:
+        """The environment that ``APP_ENV`` names, in its one spelling; None when it names none."""
+        return environment_name(self.app_env or "") or None
+
+    def protects(self, environment: str | None) -> bool:
+        """Whether databases of this environment are protected."""
+        return environment is not None and environment_name(environment) in map(environment_name, self.protected)
 
     @property
     def ini_path(self) -> Path:
@@ -195,7 +208,13 @@ def _process_settings(sql_url: str | None, root: Path, _variables: tuple[str | N
 
 def is_production(app_env: str | None) -> bool:
     """Whether ``APP_ENV`` names production; ``prod`` counts."""
-    return (app_env or "").strip().lower() in {"production", "prod"}
+    return environment_name(app_env or "") == PRODUCTION
+
+
+def environment_name(text: str) -> str:
+    """The one spelling of an environment's name: lower case, ``prod`` and ``dev`` in full."""
+    name = text.strip().lower()
+    return {"prod": PRODUCTION, "dev": DEVELOPMENT}.get(name, name)
 
 
 def find_project_root(given: Path | str | None = None, environ: Mapping[str, str] | None = None) -> Path:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from fininfra_db.cli.options import LockTimeout, command
+from fininfra_db.cli.options import LOCKING, ConfirmDatabase, command
 from fininfra_db.cli.output import Output
 from fininfra_db.cli.perform import answer, perform
 from fininfra_db.results import KeyGenerated
@@ -16,14 +16,14 @@ PANEL = "Data"
 def register(app: typer.Typer) -> None:
     """Add the commands of this panel."""
 
-    @command(app, "seed", panel=PANEL)
+    @command(app, "seed", panel=PANEL, settings=LOCKING)
     def seed(
         ctx: typer.Context,
         name: Annotated[str, typer.Argument(help="household, or module:callable of your own.")] = DEFAULT_SEED,
-        lock_timeout: LockTimeout = None,
+        confirm_database: ConfirmDatabase = None,
     ) -> None:
         """Write example rows. Twice gives the same rows."""
-        perform(ctx, lambda database: database.seed(name), changes={"lock_timeout": lock_timeout})
+        perform(ctx, lambda database: database.seed(name, confirm_database=confirm_database))
 
     from fininfra_db.cli.app import make_group
 

@@ -8,8 +8,11 @@ from pathlib import Path
 from fininfra_db.results import (
     Checked,
     Current,
+    Dropped,
+    Environment,
     Initialized,
     KeyGenerated,
+    Marked,
     Migrated,
     Repaired,
     Reset,
@@ -141,14 +144,31 @@ def _(result: Seeded) -> View:
 
 @_view.register
 def _(result: Reset) -> View:
-    dropped = f"dropped {', '.join(result.dropped)}" if result.dropped else "there was nothing to drop"
+    dropped = Dropped(result.dropped, result.dropped_types)
     seeded = _view(result.seeded).lines if result.seeded else ()
-    return View((dropped, *_view(result.migrated).lines, *seeded))
+    told = f"dropped {dropped}" if result.dropped else "there was nothing to drop"
+    return View((told, *_view(result.migrated).lines, *seeded))
 
 
 @_view.register
 def _(result: TablesCreated) -> View:
     return View(tuple(f"created {name}" for name in result.created) or (_NOTHING,))
+
+
+@_view.register
+def _(result: Environment) -> View:
+    protected = " (protected)" if result.protected else ""
+    none = "none: the database is not marked; 'fininfra-db environment set NAME' marks it"
+    return View((f"{result.environment}{protected}" if result.environment else none,), is_answer=True)
+
+
+@_view.register
+def _(result: Marked) -> View:
+    if result.environment == result.before:
+        return View((f"Nothing to do: the database is marked {result.environment}." if result.environment else _NOTHING,))
+    protected = ", which is protected" if result.protected else ""
+    now = f"Marked {result.environment}{protected}" if result.environment else "The mark was taken away"
+    return View((f"{now} (was {result.before or 'not marked'}).",))
 
 
 @_view.register

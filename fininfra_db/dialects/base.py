@@ -3,18 +3,21 @@
 Code that talks to the database is written once, on a synchronous ``Connection``, and lifted with ``run_sync``.
 """
 
+import ipaddress
 import math
+import re
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
-from sqlalchemy import URL, Connection, Engine, create_mock_engine, event
+from sqlalchemy import URL, Connection, Engine, Table, create_mock_engine, event
 from sqlalchemy import Dialect as SqlalchemyDialect
 from sqlalchemy.exc import DBAPIError, InvalidRequestError, SQLAlchemyError
+from sqlalchemy.types import SchemaType
 
 from fininfra_db.dialects.locks import HeldLock, hold
 from fininfra_db.dialects.online import OnlineDdl
@@ -30,6 +33,10 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT = 10.0
 """Seconds to wait for a server that does not answer, unless the URL says ``connect_timeout``."""
+
+_HOST_OPTIONS: Final = ("host", "hostaddr", "server")
+_ELSEWHERE: Final = {"service", "servicefile", "dsn", "read_default_file", "read_default_group"}
+"""Options of a URL's query that name hosts, or a file or catalogue of the driver's that may name one."""
 
 Purpose = Literal["application", "reading", "seeding", "migration", "maintenance"]
 """What an engine is for. Reading never writes; seeding and migration hold SQLite's write lock; maintenance runs in AUTOCOMMIT."""
@@ -176,6 +183,38 @@ class Dialect:
         host = url.host or "local socket"
         return f"{self.label} database {url.database!r} at {host}{f':{url.port}' if url.port else ''}"
 
+    # Place: whose database it is.
+
+    def live_name(self, connection: Connection) -> str:
+        """The name of the database, as the database itself gives it."""
+        raise NotImplementedError
+
+    def database_name(self, url: URL) -> str:
+        """The name of the database as the URL gives it, for one that does not exist."""
+        return url.database or ""
+
+    def is_local(self, url: URL) -> bool:
+        """Whether the URL leads to this machine, by its words: a tunnel to another one cannot be told from a local server."""
+        if not self.features.has_server:
+            return True
+        return not _ELSEWHERE & set(url.query) and all(map(_is_local, self.hosts(url)))
+
+    def hosts(self, url: URL) -> tuple[str, ...]:
+        """The hosts that the driver may connect to; none for a local socket. An option of the query replaces the URL's own."""
+        named = [value for option in _HOST_OPTIONS for value in url.normalized_query.get(option, ())]
+        return tuple(host for value in named for host in value.split(",")) or ((url.host,) if url.host else ())
+
+    def schemas(self, connection: Connection) -> tuple[str | None, ...]:
+        """The schemas that tables of users are in; None is the default one."""
+        return (None,)
+
+    def wait_for_no_table(self, connection: Connection) -> None:
+        """Let what this connection reads fail soon where a migration holds the table, instead of waiting for its end."""
+
+    def named_types(self, tables: Iterable[Table]) -> dict[str, SchemaType]:
+        """The types of the columns of reflected ``tables`` that are objects of their own in the database, and outlive them."""
+        return {}
+
     # Work.
 
     def create_database(self, connection: Connection, name: str) -> None:
@@ -228,6 +267,17 @@ class Dialect:
     def guarded(self, connection: Connection) -> Iterator[None]:
         """Look at what a migration is about to do, and at what it did before it is committed; raises to roll it back."""
         yield
+
+
+def _is_local(host: str) -> bool:
+    """Whether a host, with a port or without, is this machine or the path of a socket."""
+    if host.startswith(("/", "@")):
+        return True
+    bare = re.sub(r"^\[(.*)\](:\d*)?$", r"\1", host) if host.startswith("[") else re.sub(r"^([^:]*):\d*$", r"\1", host)
+    try:
+        return ipaddress.ip_address(bare).is_loopback
+    except ValueError:
+        return bare.lower() in ("", "localhost")
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

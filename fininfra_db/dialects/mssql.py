@@ -74,6 +74,18 @@ class MssqlDialect(Dialect):
     def gave_up_waiting(self, error: BaseException) -> bool:
         return any(f"({number})" in _odbc_message(error) for number in _GAVE_UP_WAITING)
 
+    def live_name(self, connection: Connection) -> str:
+        return str(connection.scalar(text("SELECT DB_NAME()")))
+
+    def schemas(self, connection: Connection) -> tuple[str | None, ...]:
+        others = text(
+            "SELECT DISTINCT s.name FROM sys.schemas s JOIN sys.tables t ON t.schema_id = s.schema_id WHERE s.name <> SCHEMA_NAME()"
+        )
+        return (None, *sorted(connection.scalars(others)))
+
+    def wait_for_no_table(self, connection: Connection) -> None:
+        connection.execute(text("SET LOCK_TIMEOUT 500"))
+
     def try_lock(self, connection: Connection) -> bool:
         statement = (
             "SET NOCOUNT ON; DECLARE @got int; EXEC @got = sp_getapplock @Resource = :name, @LockMode = 'Exclusive', "

@@ -118,6 +118,12 @@ class MysqlDialect(Dialect):
         quoted = connection.dialect.identifier_preparer.quote_identifier(name)
         connection.exec_driver_sql(f"CREATE DATABASE IF NOT EXISTS {quoted} CHARACTER SET utf8mb4 COLLATE utf8mb4_bin")
 
+    def live_name(self, connection: Connection) -> str:
+        return str(connection.scalar(text("SELECT DATABASE()")))
+
+    def wait_for_no_table(self, connection: Connection) -> None:
+        connection.execute(text("SET SESSION lock_wait_timeout = 1"))
+
     def try_lock(self, connection: Connection) -> bool:
         """The server tells nothing of a holder but its connection, so whoever gets the lock writes down who it is."""
         taken = bool(connection.scalar(text("SELECT GET_LOCK(:name, 0)"), {"name": _lock_name(connection)}))

@@ -1,13 +1,15 @@
 """PostgreSQL, through asyncpg (or psycopg, when the URL names it)."""
 
 import asyncio
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import URL, Connection, text
+from sqlalchemy import URL, Connection, Table, text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.types import SchemaType
 
 from fininfra_db.dialects.base import CONNECT_TIMEOUT, ConnectionOpener, Dialect, Features, Purpose
 from fininfra_db.dialects.blockers import in_words, names_in
@@ -154,6 +156,28 @@ class PostgresqlDialect(Dialect):
             ) from None
         statement = self.session_sql(connection.engine.url, "maintenance", DEFAULTS)
         await connection.exec_driver_sql(statement)
+
+    def live_name(self, connection: Connection) -> str:
+        return str(connection.scalar(text("SELECT current_database()")))
+
+    def hosts(self, url: URL) -> tuple[str, ...]:
+        """Where neither URL nor query names a host, both drivers ask the environment as libpq does."""
+        given = (os.environ.get("PGHOSTADDR"), os.environ.get("PGHOST"), os.environ.get("PGSERVICE"))
+        return super().hosts(url) or tuple(host for value in given if value for host in value.split(","))
+
+    def schemas(self, connection: Connection) -> tuple[str | None, ...]:
+        readable = text(
+            "SELECT nspname FROM pg_namespace WHERE nspname NOT LIKE 'pg\\_%' AND nspname <> 'information_schema' "
+            "AND nspname IS DISTINCT FROM current_schema() AND has_schema_privilege(oid, 'USAGE') ORDER BY nspname"
+        )
+        return (None, *connection.scalars(readable))
+
+    def wait_for_no_table(self, connection: Connection) -> None:
+        connection.execute(text("SET LOCAL lock_timeout = '500ms'"))
+
+    def named_types(self, tables: Iterable[Table]) -> dict[str, SchemaType]:
+        types = (column.type for table in tables for column in table.columns)
+        return {str(kind.name): kind for kind in types if isinstance(kind, SchemaType) and kind.name}
 
     def try_lock(self, connection: Connection) -> bool:
         """Whoever gets the lock names itself, host, process and time, where others can read it."""

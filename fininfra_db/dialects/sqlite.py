@@ -174,6 +174,12 @@ class SqliteDialect(Dialect):
     def describe(self, url: URL) -> str:
         return f"SQLite database {url.database}"
 
+    def live_name(self, connection: Connection) -> str:
+        return next(Path(row[2]).name for row in connection.exec_driver_sql("PRAGMA database_list") if row[1] == "main")
+
+    def database_name(self, url: URL) -> str:
+        return Path(url.database or "").name
+
     @asynccontextmanager
     async def migration_lock(
         self, connect: ConnectionOpener, url: URL, *, timeout: float = LOCK_TIMEOUT, observer: Observer | None = None

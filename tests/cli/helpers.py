@@ -30,6 +30,7 @@ from typer.main import get_command
 
 from fininfra_db.cli.app import app
 from fininfra_db.connections import open_connection
+from fininfra_db.security import generate_key
 from tests.conftest import Project, clean_environment
 
 T = TypeVar("T")
@@ -87,7 +88,7 @@ def _template() -> Path:
     root = Path(tempfile.mkdtemp(prefix="fininfra-template-"))
     atexit.register(shutil.rmtree, root, ignore_errors=True)
     url = f"sqlite:///{root / 'template.db'}"
-    done = Project("sqlite", root, url, {"APP_ENV": "production"}).run("setup-and-migrate")
+    done = Project("sqlite", root, url, {"FININFRA_DB_KEYS": generate_key()}).run("setup-and-migrate")
     assert done.returncode == 0, done.stderr
     for cache in [*root.rglob("__pycache__")]:
         shutil.rmtree(cache)
@@ -217,6 +218,10 @@ class OnTerminal:
     screen: str
 
 
+QUESTIONS = (b"[y/N]: ", b"Type the name of the database to go on: ")
+"""How the screen ends when the program waits for an answer."""
+
+
 def on_terminal(project: Project, *words: str, typed: str = "", **environ: str) -> OnTerminal:
     """Run on a terminal of its own, 100 columns wide; ``typed`` is typed when the program asks something."""
     environment = {name: value for name, value in clean_environment().items() if name not in ("NO_COLOR", "COLUMNS", "TERM")}
@@ -231,7 +236,7 @@ def on_terminal(project: Project, *words: str, typed: str = "", **environ: str) 
     deadline = time.monotonic() + 60
     while read := _read(terminal, deadline):
         screen += read
-        if typed and screen.endswith(b"[y/N]: "):
+        if typed and screen.endswith(QUESTIONS):
             time.sleep(0.3)  # as a person would: input() does not see a Ctrl-C that comes with its prompt
             os.write(terminal, typed.encode())
             typed = ""
