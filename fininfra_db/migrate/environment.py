@@ -8,7 +8,7 @@ through ``Config.attributes``, a foreign one connects by itself.
 import asyncio
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from io import StringIO
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any, Final
 from alembic import context
 from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
-from alembic.runtime.migration import MigrationContext
+from alembic.runtime.migration import MigrationContext, MigrationInfo
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, event
@@ -33,11 +33,9 @@ from fininfra_db.migrate.config import Project, alembic_config, load_metadata
 from fininfra_db.migrate.drift import comparison_options
 from fininfra_db.migrate.enums import MAKES_TYPES
 from fininfra_db.migrate.lookup import alembic_errors, missing_revision
+from fininfra_db.migrate.losses import Work, deletions_stated_by, with_snapshot
 from fininfra_db.migrate.rendering import render_item
 from fininfra_db.settings import Settings, load_settings
-
-Work = Callable[[tuple[str, ...], MigrationContext], Iterable[Any]]
-"""What an operation does with the database's revisions; the steps that it returns are run."""
 
 _alembic: Final = threading.Lock()
 """Alembic keeps the running environment in a module, so one runs at a time in a process."""
@@ -142,8 +140,18 @@ def _migrate(connection: Connection, settings: Settings) -> None:
     """
     dialect = dialect_of(connection.dialect.name)
     context.configure(connection=connection, **_options(settings, dialect))
-    reading = context.get_context().opts.get("dont_mutate", False)
-    with context.begin_transaction(), nullcontext() if reading else dialect.guarded(connection):
+    migration = context.get_context()
+    stated: set[str] = set()
+
+    def note_deletions(step: MigrationInfo, **_: Any) -> None:
+        for revision in step.up_revision_ids:
+            stated.update(deletions_stated_by(context.script.get_revision(revision).module))
+
+    migration.on_version_apply_callbacks += (note_deletions,)
+    if "settings" not in context.config.attributes and migration._migrations_fn is not None:  # the plain alembic command
+        migration._migrations_fn = with_snapshot(migration._migrations_fn, settings, lambda _: None)
+    reading = migration.opts.get("dont_mutate", False)
+    with context.begin_transaction(), nullcontext() if reading else dialect.guarded(connection, lambda: stated):
         context.run_migrations()
 
 
