@@ -16,11 +16,13 @@ from sqlalchemy.sql import functions, operators
 from sqlalchemy.sql.elements import Over
 
 from fininfra_db.dialects import sqlite_guard, sqlite_snapshots
-from fininfra_db.dialects.base import LOCK_TIMEOUT, ConnectionOpener, Dialect, Features, Purpose, Stated, first_line
+from fininfra_db.dialects.base import ConnectionOpener, Dialect, Features, Purpose, Stated, first_line
+from fininfra_db.dialects.locks import HeldLock
 from fininfra_db.dialects.sqlite_files import MAGIC, file_of, is_closed_wal, is_file, read_start
 from fininfra_db.dialects.threads import in_thread
 from fininfra_db.errors import ConfigurationError, DatabaseMissing, DatabaseUnreachable, FininfraDbError, UrlInvalid
-from fininfra_db.results import Restored, Snapshot
+from fininfra_db.results import Observer, Restored, Snapshot
+from fininfra_db.settings import LOCK_TIMEOUT
 from fininfra_db.types import Money
 
 
@@ -158,9 +160,11 @@ class SqliteDialect(Dialect):
         return f"SQLite database {url.database}"
 
     @asynccontextmanager
-    async def migration_lock(self, connect: ConnectionOpener, url: URL, timeout: float = LOCK_TIMEOUT) -> AsyncIterator[None]:
+    async def migration_lock(
+        self, connect: ConnectionOpener, url: URL, *, timeout: float = LOCK_TIMEOUT, observer: Observer | None = None
+    ) -> AsyncIterator[HeldLock]:
         """Nothing to do: the migration's own BEGIN IMMEDIATE is the lock, and it ends with the process whatever happens."""
-        yield
+        yield HeldLock()
 
     def guarded(self, connection: Connection, stated: Stated) -> AbstractContextManager[None]:
         return sqlite_guard.guarded(connection, stated)
