@@ -7,7 +7,10 @@ running event loop, prints nothing, and touches neither logging nor the environm
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sqlalchemy.util import greenlet_spawn
+
 from fininfra_db.connections import ensure_database
+from fininfra_db.dialects import target_of
 from fininfra_db.errors import OptionsInvalid, ProjectNotFound
 from fininfra_db.migrate import runner
 from fininfra_db.migrate.config import Project, alembic_options, find_project, load_metadata
@@ -19,12 +22,14 @@ from fininfra_db.results import (
     Migrated,
     Observer,
     Reset,
+    Restored,
     Revised,
     Revisions,
     Script,
     Seeded,
     SetUp,
     Shown,
+    Snapshots,
     Stamped,
     TablesCreated,
 )
@@ -179,10 +184,24 @@ class Database:
         if seed:
             require_seed(self.settings, seed)
         find_revisions(self._project().history(), "head")  # where to go afterwards must be clear before anything is dropped
-        dropped = await drop_owned_tables(self._project())
+        dropped, kept = await drop_owned_tables(self._project())
         made = await self.setup_and_migrate()
         seeded = await self.seed(seed) if seed else None
-        return Reset(dropped=dropped, migrated=made.migrated, seeded=seeded, warnings=initialized.warnings + made.warnings)
+        warnings = initialized.warnings + made.warnings
+        return Reset(dropped=dropped, migrated=made.migrated, seeded=seeded, snapshot=kept, warnings=warnings)
+
+    async def snapshots(self) -> Snapshots:
+        """The copies that are kept of this database. Raises ``SnapshotsUnsupported`` where this program makes none."""
+        target = target_of(self.settings)
+        return Snapshots(snapshots=target.dialect.list_snapshots(target.url))
+
+    async def restore_snapshot(self, name: str, *, confirm_database: str | None = None) -> Restored:
+        """Make the database what it was in a snapshot. What it is now is kept as another one.
+
+        Raises ``SnapshotNotFound``, ``SnapshotFailed`` or ``LockNotObtained``; the database is then as it was.
+        """
+        target = target_of(self.settings)
+        return await greenlet_spawn(target.dialect.restore_snapshot, target.url, name, self.settings.lock_timeout)
 
     async def _first_revision(self) -> Revised:
         project = self._project()

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fininfra_db.cli.options import Revision, Revisions, Sql, Tag, command
+from fininfra_db.cli.options import NoSnapshot, Revision, Revisions, Sql, Tag, command
 from fininfra_db.cli.perform import perform
 from fininfra_db.results import Result
 
@@ -18,17 +18,27 @@ PANEL = "Migrate"
 def register(app: typer.Typer) -> None:
     """Add the commands of this panel."""
 
-    def upgrade(ctx: typer.Context, revision: Revision = "head", sql: Sql = False, tag: Tag = None) -> None:
+    def upgrade(
+        ctx: typer.Context, revision: Revision = "head", sql: Sql = False, tag: Tag = None, no_snapshot: NoSnapshot = False
+    ) -> None:
         """Apply the revisions up to REVISION."""
-        perform(ctx, lambda database: (database.upgrade_script if sql else database.upgrade)(revision, tag=tag))
+        perform(
+            ctx,
+            lambda database: (database.upgrade_script if sql else database.upgrade)(revision, tag=tag),
+            no_snapshot=no_snapshot,
+        )
 
     command(app, "upgrade", panel=PANEL)(upgrade)
     command(app, "migrate", panel=PANEL)(upgrade)
 
     @command(app, "downgrade", panel=PANEL)
-    def downgrade(ctx: typer.Context, revision: Revision, sql: Sql = False, tag: Tag = None) -> None:
+    def downgrade(ctx: typer.Context, revision: Revision, sql: Sql = False, tag: Tag = None, no_snapshot: NoSnapshot = False) -> None:
         """Revert the revisions above REVISION."""
-        perform(ctx, lambda database: (database.downgrade_script if sql else database.downgrade)(revision, tag=tag))
+        perform(
+            ctx,
+            lambda database: (database.downgrade_script if sql else database.downgrade)(revision, tag=tag),
+            no_snapshot=no_snapshot,
+        )
 
     @command(app, "stamp", panel=PANEL)
     def stamp(

@@ -160,4 +160,5 @@ Message = Annotated[str | None, typer.Option("--message", "-m", help="The messag
 BranchLabel = Annotated[str | None, typer.Option("--branch-label", help="A branch label for the revision.")]
 RevId = Annotated[str | None, typer.Option("--rev-id", help="The identifier, instead of a new one.")]
 Splice = Annotated[bool, typer.Option("--splice", help="Allow a parent that is not a head.")]
+NoSnapshot = Annotated[bool, typer.Option("--no-snapshot", help="Do not keep a copy of a SQLite file first.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
@@ -24,8 +25,8 @@ _FOUND_WORK = 3
 _INTERRUPTED = 130
 
 
-def perform(ctx: typer.Context, operation: Operation, *, question: str | None = None, yes: bool = False) -> None:
-    """Run one operation and end the process with its exit code.
+def perform(ctx: typer.Context, operation: Operation, *, question: str | None = None, yes: bool = False, no_snapshot: bool = False) -> None:
+    """Run one operation and end the process with its exit code. ``no_snapshot`` overrides the settings.
 
     ``question`` is put to the person before a destructive operation, with ``{database}`` filled in; without a terminal
     it is a refusal that names ``--yes``.
@@ -33,6 +34,8 @@ def perform(ctx: typer.Context, operation: Operation, *, question: str | None = 
 
     def work(output: Output) -> Result:
         settings = _settings(ctx.obj)
+        if no_snapshot:
+            settings = replace(settings, snapshots=False)
         output.settings = settings
         output.database = _describe(settings.direct)
         output.target()

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from fininfra_db.cli.options import Yes, command
+from fininfra_db.cli.options import NoSnapshot, Yes, command
 from fininfra_db.cli.perform import perform
 from fininfra_db.settings import DEFAULT_SEED
 
@@ -15,9 +15,9 @@ def register(app: typer.Typer) -> None:
     """Add the commands of this panel."""
 
     @command(app, "setup-and-migrate", panel=PANEL)
-    def setup_and_migrate(ctx: typer.Context) -> None:
+    def setup_and_migrate(ctx: typer.Context, no_snapshot: NoSnapshot = False) -> None:
         """Take a database from nothing to head: project files, database, first revision, upgrade."""
-        perform(ctx, lambda database: database.setup_and_migrate())
+        perform(ctx, lambda database: database.setup_and_migrate(), no_snapshot=no_snapshot)
 
     @command(app, "init", panel=PANEL)
     def init(
@@ -40,7 +40,9 @@ def register(app: typer.Typer) -> None:
         ctx: typer.Context,
         yes: Yes = False,
         seed: Annotated[bool, typer.Option("--seed", help="Write the default seed afterwards.")] = False,
+        no_snapshot: NoSnapshot = False,
     ) -> None:
         """Drop what the project owns and migrate again. Data is lost."""
         question = "Drop every table that this project owns in {database} and migrate again?"
-        perform(ctx, lambda database: database.reset(seed=DEFAULT_SEED if seed else None), question=question, yes=yes)
+        wanted = DEFAULT_SEED if seed else None
+        perform(ctx, lambda database: database.reset(seed=wanted), question=question, yes=yes, no_snapshot=no_snapshot)

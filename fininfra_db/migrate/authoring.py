@@ -18,8 +18,9 @@ from sqlalchemy import create_engine
 from fininfra_db.errors import MultipleHeads, NotAtHead, OptionsInvalid
 from fininfra_db.migrate.config import Project, alembic_config
 from fininfra_db.migrate.drift import differences, is_empty, refuse_drops
-from fininfra_db.migrate.environment import Work, execute, execute_on, load_scripts
+from fininfra_db.migrate.environment import execute, execute_on, load_scripts
 from fininfra_db.migrate.lookup import alembic_errors
+from fininfra_db.migrate.losses import Work
 from fininfra_db.migrate.rendering import render_item
 from fininfra_db.migrate.runner import read_versions, refuse_unknown
 from fininfra_db.results import Revised

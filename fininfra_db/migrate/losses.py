@@ -1,15 +1,16 @@
 """What a run may lose: the rows that its revisions say they delete, and the copy that is kept of the rest."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from alembic.runtime.migration import MigrationContext
 
 from fininfra_db.dialects import dialect_of
-from fininfra_db.errors import RevisionBroken
+from fininfra_db.errors import FininfraDbError, RevisionBroken
 from fininfra_db.results import Snapshot
 from fininfra_db.settings import Settings
 
+E = TypeVar("E", bound=FininfraDbError)
 Work = Callable[[tuple[str, ...], MigrationContext], Iterable[Any]]
 """What an operation does with the database's revisions; the steps that it returns are run."""
 
@@ -45,3 +46,10 @@ def with_snapshot(work: Work, settings: Settings, note: Callable[[Snapshot | Non
         yield from steps
 
     return copying
+
+
+def naming(snapshot: Snapshot | None, error: E) -> E:
+    """The error of a run, with a word about the copy that was kept, if one was."""
+    if snapshot is None:
+        return error
+    return type(error)(f"{error.message} A snapshot of before is kept: {snapshot.path}", error.hint)

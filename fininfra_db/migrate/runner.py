@@ -218,6 +218,7 @@ async def _run(
     **options: Any,
 ) -> Migrated:
     """Run the steps of ``plan`` under the lock. The database must be where they lead when it is asked afterwards."""
+    from fininfra_db.migrate.losses import naming
     from fininfra_db.migrate.watch import Watch
 
     dialect = target_of(project.settings).dialect
@@ -228,28 +229,31 @@ async def _run(
                 await _execute(project, config, plan, watch, options)
         except FininfraDbError as error:
             if watch.running is None or isinstance(error, RevisionNotFound):
-                raise
-            raise await _failed(project, watch, error.message, error) from error
+                raise naming(watch.snapshot, error) from error.__cause__
+            raise naming(watch.snapshot, await _failed(project, watch, error.message, error)) from error
         except Exception as error:  # a revision is the user's code, which may raise anything
             if watch.running is None:
                 raise
-            raise await _failed(project, watch, _reason(project, error)) from error
+            raise naming(watch.snapshot, await _failed(project, watch, _reason(project, error))) from error
         after = await read_versions(project)
     if set(after) != set(watch.expected):
         raise MigrationFailed(
             f"The run ended without an error, but the database is at {_at(after)} and not at {_at(watch.expected)}: it was not committed.",
             "Look for a statement that env.py runs on the connection before context.configure().",
         )
-    return Migrated(before=watch.before, after=after, steps=tuple(watch.steps))
+    return Migrated(before=watch.before, after=after, steps=tuple(watch.steps), snapshot=watch.snapshot)
 
 
 async def _execute(
     project: Project, config: "Config", plan: Callable[[tuple[str, ...]], Iterable[Any]], watch: "Watch", options: dict[str, Any]
 ) -> None:
     from fininfra_db.migrate.environment import execute
+    from fininfra_db.migrate.losses import with_snapshot
+
+    steps = with_snapshot(lambda versions, _: plan(versions), project.settings, watch.keep)
 
     def work(versions: tuple[str, ...], context: "MigrationContext") -> Iterable[Any]:
-        return watch.follow(plan(versions), versions, context)
+        return watch.follow(steps(versions, context), versions, context)
 
     await execute(project, work, "migration", config, **options)
 

@@ -13,7 +13,7 @@ from fininfra_db.migrate.config import Project, alembic_config, load_metadata
 from fininfra_db.migrate.drift import tables_made_by
 from fininfra_db.migrate.environment import execute, load_scripts
 from fininfra_db.migrate.runner import VERSION_TABLE, read_versions, refuse_unknown
-from fininfra_db.results import TablesCreated
+from fininfra_db.results import Snapshot, TablesCreated
 from fininfra_db.settings import Settings
 
 
@@ -34,26 +34,29 @@ async def create_tables(settings: Settings) -> TablesCreated:
     return TablesCreated(created=created, warnings=warnings)
 
 
-async def drop_owned_tables(project: Project) -> tuple[str, ...]:
+async def drop_owned_tables(project: Project) -> tuple[tuple[str, ...], Snapshot | None]:
     """Drop the tables of the models and of the revision files, and the version table; whatever else is there stays.
 
-    Returns what was dropped. Raises ``Refused`` when the project does not say which models are its own.
+    Returns what was dropped, and the copy of the database that was kept before, if one was. Raises ``Refused`` when the
+    project does not say which models are its own.
     """
     project.require_models()
     owned = tables_made_by(load_scripts(alembic_config(project)))
     for metadata in load_metadata(project.settings):
         owned |= {table.name for table in metadata.sorted_tables}
     if _is_missing(project.settings):
-        return ()
+        return (), None
     try:
-        refuse_unknown(project.history(), await read_versions(project))
+        versions = await read_versions(project)
+        refuse_unknown(project.history(), versions)
         owned.add(await _version_table(project))
         async with migration_lock(project.settings), open_connection(project.settings, "migration") as connection:
+            kept = await connection.run_sync(lambda sync: _keep(sync, project.settings, owned, versions))
             dropped = await connection.run_sync(lambda sync: _drop(sync, owned))
             await connection.commit()
-            return dropped
+            return dropped, kept
     except DatabaseMissing:
-        return ()
+        return (), None
 
 
 async def _version_table(project: Project) -> str:
@@ -79,11 +82,18 @@ def _is_missing(settings: Settings) -> bool:
     return False
 
 
+def _keep(connection: Connection, settings: Settings, owned: set[str], versions: tuple[str, ...]) -> Snapshot | None:
+    """Keep a copy of the database, unless nothing will be dropped or it will be refused."""
+    names = inspect(connection).get_table_names()
+    _refuse_if_needed_by_others(connection, [name for name in names if name not in owned], owned)
+    if not settings.snapshots or owned.isdisjoint(names):
+        return None
+    return target_of(settings).dialect.before_migration(connection, versions)
+
+
 def _drop(connection: Connection, owned: set[str]) -> tuple[str, ...]:
     found = MetaData()
-    names = inspect(connection).get_table_names()
-    present = [name for name in names if name in owned]
-    _refuse_if_needed_by_others(connection, [name for name in names if name not in owned], owned)
+    present = [name for name in inspect(connection).get_table_names() if name in owned]
     found.reflect(connection, only=present, resolve_fks=False)
     tables = list(reversed(found.sorted_tables))
     found.drop_all(connection, tables=tables)

@@ -12,7 +12,7 @@ from fininfra_db.errors import UnfinishedRevision
 from fininfra_db.migrate import journal
 from fininfra_db.migrate.history import read_header
 from fininfra_db.migrate.recorder import Recorder
-from fininfra_db.results import Entry, Observer, Step
+from fininfra_db.results import Entry, Observer, Snapshot, Step
 
 if TYPE_CHECKING:
     from alembic.runtime.migration import MigrationContext
@@ -43,6 +43,7 @@ class Watch:
         self.expected: tuple[str, ...] = ()
         self.rolls_back = True
         """Whether a failing revision leaves nothing behind: as ``env.py`` configured it, until the revision commits by itself."""
+        self.snapshot: Snapshot | None = None
         self._plan: list[Any] | None = None
         self._started = 0.0
         self._recorder: Recorder | None = None
@@ -79,6 +80,10 @@ class Watch:
             self._end()
         if self._recorder is not None:
             self._recorder.end()
+
+    def keep(self, snapshot: Snapshot | None) -> None:
+        """Remember the copy of the database that was made before the first revision."""
+        self.snapshot = snapshot
 
     def _start_recording(self, context: "MigrationContext", first: Any) -> None:
         connection = context.connection
