@@ -25,6 +25,8 @@ from fininfra_db.results import Observer, Restored, Snapshot
 from fininfra_db.settings import LOCK_TIMEOUT
 from fininfra_db.types import Money
 
+_BRING_BACK: Final = "Bring back a snapshot ('fininfra-db snapshot list' shows what there is) or a backup."
+
 
 class SqliteDialect(Dialect):
     name = "sqlite"
@@ -114,7 +116,7 @@ class SqliteDialect(Dialect):
         if not start:
             raise DatabaseUnreachable(
                 f"{path} is empty (0 bytes): whatever it held is gone, or it never was a database.",
-                "Restore it from a backup, or delete the file and run the command again for a new database.",
+                f"{_BRING_BACK} Or delete the file and run the command again for a new database.",
             )
         if start != MAGIC:
             raise DatabaseUnreachable(f"{path} is not a SQLite database.", "Check the path in SQL_URL; the file was not touched.")
@@ -153,7 +155,7 @@ class SqliteDialect(Dialect):
         if "database is locked" in str(error.orig):
             return self.lock_not_obtained(url)
         if any(words in str(error.orig) for words in ("malformed", "not a database")):
-            return DatabaseUnreachable(f"{self.describe(url)} is damaged: {first_line(error)}.", "Restore it from a backup.")
+            return DatabaseUnreachable(f"{self.describe(url)} is damaged: {first_line(error)}.", _BRING_BACK)
         return None
 
     def describe(self, url: URL) -> str:

@@ -135,20 +135,24 @@ def _faults(connection: Connection) -> dict[str, str]:
     """
     found = connection.exec_driver_sql("SELECT type, name, tbl_name FROM sqlite_master WHERE type IN ('view', 'trigger')").all()
     views = {name for kind, name, _ in found if kind == "view"}
-    faults = {f"view {name}": _fault(connection, f"SELECT * FROM {_quoted(name)}") for name in sorted(views)}
+    faults = {f"view {name}": _fault(connection, f"SELECT * FROM {_quoted(name)} LIMIT 0") for name in sorted(views)}
     for name in sorted({table for kind, _, table in found if kind == "trigger" and table not in views}):
         table = _quoted(name)
-        columns = [row[1] for row in connection.exec_driver_sql(f"PRAGMA table_info({table})")]
-        changes = ", ".join(f"{_quoted(column)} = {_quoted(column)}" for column in columns)
-        statements = (f"INSERT INTO {table} DEFAULT VALUES", f"UPDATE {table} SET {changes}", f"DELETE FROM {table}")
+        columns = [_quoted(row[1]) for row in connection.exec_driver_sql(f"PRAGMA table_info({table})")]
+        some, changes = ", ".join(columns), ", ".join(f"{column} = {column}" for column in columns)
+        statements = (
+            f"INSERT INTO {table} ({some}) SELECT {some} FROM {table} WHERE 0",
+            f"UPDATE {table} SET {changes} WHERE 0",
+            f"DELETE FROM {table} WHERE 0",
+        )
         faults[f"triggers of {name}"] = next(filter(None, (_fault(connection, statement) for statement in statements)), "")
     return faults
 
 
 def _fault(connection: Connection, statement: str) -> str:
-    """Why SQLite would refuse a statement, which is not run; empty when it would not."""
+    """Why SQLite refuses a statement that touches no row; empty when it does not."""
     try:
-        connection.exec_driver_sql(f"EXPLAIN {statement}").close()
+        connection.exec_driver_sql(statement).close()
     except DBAPIError as error:
         return first_line(error)
     return ""
