@@ -202,6 +202,8 @@ def _locked(file: Path, timeout: float, stop: Event) -> Iterator[sqlite3.Connect
     The backup interface begins a transaction of its own in the database that it writes, so what is copied away before
     must not change between the two. In WAL mode no other connection may be open at all.
     """
+    if file.stat().st_size == 0:
+        raise _Unreadable("the file is empty")
     with closing(_connect(file, "mode=rw")) as connection, _raising_unreadable():
         connection.execute("PRAGMA locking_mode=EXCLUSIVE")
         deadline = time.monotonic() + timeout
@@ -212,8 +214,6 @@ def _locked(file: Path, timeout: float, stop: Event) -> Iterator[sqlite3.Connect
                     "Stop the programs that have it open and run the command again.",
                 )
             time.sleep(0.05)
-        if file.stat().st_size == 0:
-            raise _Unreadable("the file is empty")
         yield connection
 
 
