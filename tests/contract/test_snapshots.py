@@ -21,7 +21,7 @@ from fininfra_db.dialects import sqlite_snapshots
 from fininfra_db.errors import LockNotObtained, SnapshotFailed, SnapshotNotFound, SnapshotsUnsupported
 from fininfra_db.results import Snapshot
 from fininfra_db.settings import load_settings
-from tests.cli.helpers import FIRST, add_revision, database_file, document_of, on_terminal, set_up, traces, versions_in
+from tests.cli.helpers import FIRST, add_revision, database_file, document_of, on_terminal, set_up_with_rows, traces, versions_in
 from tests.conftest import Project, clean_environment
 
 CREATE = "op.create_table('other', sa.Column('x', sa.Integer()))"
@@ -30,8 +30,7 @@ CREATE = "op.create_table('other', sa.Column('x', sa.Integer()))"
 @pytest.fixture
 def with_rows(sqlite_project: Project) -> Project:
     """At head, with rows in every table and one revision to apply."""
-    set_up(sqlite_project)
-    assert sqlite_project.run("seed").returncode == 0
+    set_up_with_rows(sqlite_project)
     add_revision(sqlite_project, "aaaa1111", up=CREATE)
     return sqlite_project
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.helpers import FIRST, add_revision, database_file, set_up, traces, versions_in
+from tests.cli.helpers import FIRST, add_revision, database_file, set_up, set_up_with_rows, traces, versions_in
 from tests.conftest import Project, clean_environment
 
 WIDEN = "with op.batch_alter_table('users') as batch: batch.alter_column('email', type_=sa.String(400))"
@@ -29,11 +29,10 @@ def at_head(sqlite_project: Project) -> Project:
 
 
 @pytest.fixture
-def with_rows(at_head: Project) -> Project:
+def with_rows(sqlite_project: Project) -> Project:
     """At head, with rows in every table, and triggers and views of ``users`` and of a table that points at it."""
-    assert at_head.run("seed").returncode == 0
-    script(at_head, LOOKED_AFTER)
-    return at_head
+    script(set_up_with_rows(sqlite_project), LOOKED_AFTER)
+    return sqlite_project
 
 
 def script(project: Project, sql: str) -> None:
