@@ -8,7 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sqlalchemy.util import greenlet_spawn
+
 from fininfra_db.connections import ensure_database
+from fininfra_db.dialects import target_of
 from fininfra_db.errors import OptionsInvalid, ProjectNotFound
 from fininfra_db.migrate import runner
 from fininfra_db.migrate.config import Project, alembic_options, find_project, load_metadata
@@ -25,12 +28,14 @@ from fininfra_db.results import (
     Observer,
     Repaired,
     Reset,
+    Restored,
     Revised,
     Revisions,
     Script,
     Seeded,
     SetUp,
     Shown,
+    Snapshots,
     Stamped,
     TablesCreated,
 )
@@ -227,6 +232,7 @@ class Database:
             migrated=made.migrated,
             seeded=seeded,
             blast_radius=radius,
+            snapshot=dropped.snapshot,
             warnings=initialized.warnings + made.warnings,
         )
 
@@ -255,6 +261,23 @@ class Database:
         assessment = await assess(self.settings, project, action)
         require(assessment, confirm_database, confirm=self._confirm, observer=self._observer)
         return assessment.blast_radius
+
+    async def snapshots(self) -> Snapshots:
+        """The copies that are kept of this database. Raises ``SnapshotsUnsupported`` where this program makes none."""
+        target = target_of(self.settings)
+        return Snapshots(snapshots=target.dialect.list_snapshots(target.url))
+
+    async def restore_snapshot(self, name: str, *, confirm_database: str | None = None) -> Restored:
+        """Make the database what it was in a snapshot. What it is now is kept as another one.
+
+        Raises ``SnapshotNotFound``, ``SnapshotFailed`` or ``LockNotObtained``; the database is then as it was.
+        """
+        from fininfra_db.migrate.guard import RESTORE
+
+        target = target_of(self.settings)
+        target.dialect.find_snapshot(target.url, name)
+        await self._require(RESTORE, confirm_database)
+        return await greenlet_spawn(target.dialect.restore_snapshot, target.url, name, self.settings.lock_timeout)
 
     async def _first_revision(self) -> Revised:
         project = self._project()

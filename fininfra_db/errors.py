@@ -222,6 +222,27 @@ class SeedFailed(FininfraDbError):
     code = "seed-failed"
 
 
+# Snapshots.
+
+
+class SnapshotFailed(FininfraDbError):
+    """A snapshot could not be made, or is damaged, or could not be restored. The database is as it was."""
+
+    code = "snapshot-failed"
+
+
+class SnapshotNotFound(FininfraDbError):
+    """The database has no snapshot of this name."""
+
+    code = "snapshot-not-found"
+
+
+class SnapshotsUnsupported(ConfigurationError):
+    """This program makes no snapshots of this kind of database."""
+
+    code = "snapshots-unsupported"
+
+
 # Refusals.
 
 

@@ -133,6 +133,7 @@ class Dropped:
 
     tables: tuple[str, ...] = ()
     types: tuple[str, ...] = ()
+    snapshot: "Snapshot | None" = None
 
     def __str__(self) -> str:
         """The names in words."""
@@ -205,16 +206,28 @@ class Revised(Result):
     reason: str = ""
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """A copy of a database. ``taken`` is in UTC, ``revision`` where it was (None: at none), ``size`` in bytes."""
+
+    name: str
+    taken: datetime
+    revision: str | None
+    size: int
+    path: Path
+
+
 @dataclass(frozen=True, kw_only=True)
 class Migrated(Result):
     """A run of upgrade or downgrade: where the database was, where it is now, and each step between.
 
-    ``blast_radius`` is what was there before a downgrade.
+    ``blast_radius`` is what was there before a downgrade, ``snapshot`` the copy of before; None when none was taken.
     """
 
     before: tuple[str, ...]
     after: tuple[str, ...]
     steps: tuple[Step, ...] = ()
+    snapshot: Snapshot | None = None
     blast_radius: BlastRadius | None = None
 
 
@@ -291,13 +304,17 @@ class Seeded(Result):
 
 @dataclass(frozen=True, kw_only=True)
 class Reset(Result):
-    """``dropped`` names every table that was dropped, ``dropped_types`` every ENUM type; ``blast_radius`` is what was there before."""
+    """``dropped`` names every table that was dropped, ``dropped_types`` every ENUM type.
+
+    ``blast_radius`` is what was there before, ``snapshot`` the copy of it; None when none was taken.
+    """
 
     dropped: tuple[str, ...]
     migrated: Migrated
     seeded: Seeded | None = None
     dropped_types: tuple[str, ...] = ()
     blast_radius: BlastRadius | None = None
+    snapshot: Snapshot | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -313,6 +330,26 @@ class Marked(Environment):
     """The marker was written or taken away; ``before`` is what it was."""
 
     before: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshots(Result):
+    """The snapshots of a database, the newest first."""
+
+    snapshots: tuple[Snapshot, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restored(Result):
+    """The database is what it was in ``snapshot``.
+
+    What it was before is ``kept`` as another snapshot, or, when it was damaged, ``moved`` to this path as it was. Both are
+    None when there was no database.
+    """
+
+    snapshot: Snapshot
+    kept: Snapshot | None = None
+    moved: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -68,7 +68,7 @@ class Settings:
     The timeouts are in seconds: ``lock_timeout`` for another migration to end (0 fails at once), ``ddl_lock_timeout`` for a
     statement of a migration to get the lock of its table, ``statement_timeout`` for such a statement to end (None: no limit).
     ``migration_lock`` says whether a migration keeps others off; without it, somebody else has to see to that.
-    ``snapshots`` says whether a SQLite file is copied before it is migrated.
+    ``no_snapshot`` keeps a SQLite file from being copied before it is migrated.
     """
 
     project_root: Path
@@ -86,7 +86,7 @@ class Settings:
     ddl_lock_timeout: float = DDL_LOCK_TIMEOUT
     statement_timeout: float | None = None
     migration_lock: bool = True
-    snapshots: bool = True
+    no_snapshot: bool = False
 
     @property
     def direct(self) -> "Settings":
@@ -166,7 +166,7 @@ def load_settings(
         ddl_lock_timeout=_seconds(ini, "ddl_lock_timeout", DDL_LOCK_TIMEOUT),
         statement_timeout=_seconds(ini, "statement_timeout", 0.0) or None,
         migration_lock=_switch(ini, "lock", default=True),
-        snapshots=_switch(ini, "snapshots", default=True),
+        no_snapshot=not _switch(ini, "snapshots", default=True),
     )
 
 

@@ -60,13 +60,14 @@ def _of_settings(
         float | None,
         typer.Option("--statement-timeout", metavar="SECONDS", help="Let a statement run as long; 0 is no limit. Default: 0."),
     ] = None,
+    no_snapshot: Annotated[bool, typer.Option("--no-snapshot", help="Do not keep a copy of a SQLite file first.")] = False,
 ) -> None: ...
 
 
 LOCKING: Final = ("lock_timeout",)
 """The settings that the options of a command that takes the migration lock replace."""
 
-MIGRATING: Final = ("lock_timeout", "ddl_lock_timeout", "statement_timeout")
+MIGRATING: Final = ("lock_timeout", "ddl_lock_timeout", "statement_timeout", "no_snapshot")
 """Those of a command that runs revisions."""
 
 
@@ -141,7 +142,8 @@ class Command(TyperCommand):
     def invoke(self, ctx: Any) -> Any:
         """Gather the shared options in ``ctx.obj``, an ``Invocation``; the command itself takes its own only."""
         shared = {name: ctx.params.pop(name) for name in shared_options()}
-        given = {name: value for name in self.settings if (value := ctx.params.pop(name)) is not None}
+        defaults = {parameter.name: parameter.default for parameter in self.params}
+        given = {name: value for name in self.settings if (value := ctx.params.pop(name)) != defaults[name]}
         ctx.obj = Invocation(command=ctx.command_path.split(" ", 1)[-1], changes=given, **shared)
         return super().invoke(ctx)
 

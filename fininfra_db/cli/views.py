@@ -16,6 +16,7 @@ from fininfra_db.results import (
     Migrated,
     Repaired,
     Reset,
+    Restored,
     Result,
     Revised,
     RevisionInfo,
@@ -24,6 +25,8 @@ from fininfra_db.results import (
     Seeded,
     SetUp,
     Shown,
+    Snapshot,
+    Snapshots,
     Stamped,
     TablesCreated,
 )
@@ -77,7 +80,7 @@ def _(result: Migrated) -> View:
         return View((f"Nothing to do: the database is at {_versions(result.after)}.",))
     verb = "applied" if result.steps[0].direction == "up" else "reverted"
     lines = tuple(f"{verb} {step.revision} {step.message} ({step.seconds:.2f} s)" for step in result.steps)
-    return View((*lines, f"The database is at {_versions(result.after)}."))
+    return View((*_kept(result.snapshot), *lines, f"The database is at {_versions(result.after)}."))
 
 
 @_view.register
@@ -147,7 +150,23 @@ def _(result: Reset) -> View:
     dropped = Dropped(result.dropped, result.dropped_types)
     seeded = _view(result.seeded).lines if result.seeded else ()
     told = f"dropped {dropped}" if result.dropped else "there was nothing to drop"
-    return View((told, *_view(result.migrated).lines, *seeded))
+    return View((*_kept(result.snapshot), told, *_view(result.migrated).lines, *seeded))
+
+
+@_view.register
+def _(result: Snapshots) -> View:
+    rows = tuple((each.name, f"{each.taken:%Y-%m-%d %H:%M:%S} UTC", each.revision or "base", f"{each.size:,}") for each in result.snapshots)
+    lines = tuple(f"{name} ({size} bytes)" for name, _, _, size in rows)
+    grid = Grid(("snapshot", "taken", "revision", "bytes"), rows) if rows else None
+    return View(lines or ("There is no snapshot of this database.",), grid, is_answer=True)
+
+
+@_view.register
+def _(result: Restored) -> View:
+    lines = [f"restored {result.snapshot.name}", *_kept(result.kept)]
+    if result.moved is not None:
+        lines.append(f"moved the damaged file to {result.moved}")
+    return View((*lines, f"The database is at {result.snapshot.revision or 'base'}."))
 
 
 @_view.register
@@ -197,6 +216,10 @@ def _marks(info: RevisionInfo, *, current: bool = True) -> str:
     labels = f" ({', '.join(info.branch_labels)})" if info.branch_labels else ""
     marks = labels + (" (head)" if info.is_head else "")
     return marks + (" (current)" if current and info.is_current else "")
+
+
+def _kept(snapshot: Snapshot | None) -> tuple[str, ...]:
+    return (f"kept a snapshot of before: {snapshot.name}",) if snapshot is not None else ()
 
 
 def _written(paths: Sequence[Path]) -> tuple[str, ...]:

@@ -8,8 +8,8 @@ import math
 import re
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
@@ -24,8 +24,15 @@ from fininfra_db.dialects.online import OnlineDdl
 from fininfra_db.dialects.sessions import DEFAULTS, SessionOptions, run_on
 from fininfra_db.dialects.tls import OPTIONS as TLS_OPTIONS
 from fininfra_db.dialects.tls import tls_of
-from fininfra_db.errors import DatabaseMissing, DatabaseUnreachable, FininfraDbError, LockNotObtained, UrlInvalid
-from fininfra_db.results import Holder, Observer
+from fininfra_db.errors import (
+    DatabaseMissing,
+    DatabaseUnreachable,
+    FininfraDbError,
+    LockNotObtained,
+    SnapshotsUnsupported,
+    UrlInvalid,
+)
+from fininfra_db.results import Holder, Observer, Restored, Snapshot
 from fininfra_db.settings import LOCK_TIMEOUT
 
 if TYPE_CHECKING:
@@ -40,6 +47,9 @@ _ELSEWHERE: Final = {"service", "servicefile", "dsn", "read_default_file", "read
 
 Purpose = Literal["application", "reading", "seeding", "migration", "maintenance"]
 """What an engine is for. Reading never writes; seeding and migration hold SQLite's write lock; maintenance runs in AUTOCOMMIT."""
+
+Stated = Callable[[], Collection[str]]
+"""Asked at the end of a run: the tables that its revisions say they delete rows from."""
 
 ConnectionOpener = Callable[[], AbstractAsyncContextManager["AsyncConnection"]]
 
@@ -263,10 +273,39 @@ class Dialect:
         """Who holds the migration lock now; None when nobody does, or the database does not tell. Nothing is written."""
         return None
 
-    @contextmanager
-    def guarded(self, connection: Connection) -> Iterator[None]:
+    def guarded(self, connection: Connection, stated: Stated) -> AbstractContextManager[None]:
         """Look at what a migration is about to do, and at what it did before it is committed; raises to roll it back."""
-        yield
+        return nullcontext()
+
+    def before_migration(self, connection: Connection, versions: Collection[str]) -> Snapshot | None:
+        """Keep a copy of a database, which is at ``versions``, before its first revision is run on ``connection``.
+
+        Returns the copy, or None where there is none to make. Raises ``SnapshotFailed``: then nothing may be run.
+        """
+        return None
+
+    # Snapshots: copies that are kept, and brought back. Called within a greenlet, or where nobody minds waiting.
+
+    def list_snapshots(self, url: URL) -> tuple[Snapshot, ...]:
+        """The snapshots that are kept, the newest first. Raises ``SnapshotsUnsupported``."""
+        raise self._no_snapshots()
+
+    def find_snapshot(self, url: URL, name: str) -> Snapshot:
+        """The snapshot of this name. Raises ``SnapshotNotFound`` or ``SnapshotsUnsupported``."""
+        raise self._no_snapshots()
+
+    def restore_snapshot(self, url: URL, name: str, timeout: float) -> Restored:
+        """Bring a snapshot back and keep what is there now. ``timeout`` is in seconds, for others to let go of the database.
+
+        Raises ``SnapshotNotFound``, ``SnapshotFailed``, ``LockNotObtained`` or ``SnapshotsUnsupported``.
+        """
+        raise self._no_snapshots()
+
+    def _no_snapshots(self) -> SnapshotsUnsupported:
+        return SnapshotsUnsupported(
+            f"Snapshots of a {self.label} database are not made by this program yet. Nothing was changed.",
+            "Use the database's own backup tools.",
+        )
 
 
 def _is_local(host: str) -> bool:

@@ -18,7 +18,7 @@ from typing import Any, Final
 from alembic import context
 from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
-from alembic.runtime.migration import MigrationContext
+from alembic.runtime.migration import MigrationContext, MigrationInfo
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, event
@@ -34,6 +34,7 @@ from fininfra_db.migrate.config import Project, alembic_config, load_metadata
 from fininfra_db.migrate.drift import comparison_options
 from fininfra_db.migrate.enums import MAKES_TYPES
 from fininfra_db.migrate.lookup import alembic_errors, missing_revision
+from fininfra_db.migrate.losses import deletions_stated_by
 from fininfra_db.migrate.rendering import render_item
 from fininfra_db.migrate.watch import Watch
 from fininfra_db.settings import Settings, load_settings
@@ -143,7 +144,7 @@ def _migrate_on(engine: Engine, settings: Settings) -> None:
 async def _migrate_alone(settings: Settings) -> None:
     """Under the plain ``alembic`` command: with the lock and the journal all the same."""
     async with migration_lock(settings) as lock, lock.kept(), open_connection(settings, "migration") as connection:
-        watch = Watch(target_of(settings).dialect, lock)
+        watch = Watch(target_of(settings).dialect, lock, keeps_snapshot=not settings.no_snapshot)
         await connection.run_sync(lambda sync: _migrate(sync, settings, watch))
 
 
@@ -156,8 +157,16 @@ def _migrate(connection: Connection, settings: Settings, watch: Watch | None = N
     context.configure(connection=connection, **_options(settings, dialect))
     if watch is not None:
         _follow(context.get_context(), watch)
-    reading = context.get_context().opts.get("dont_mutate", False)
-    with context.begin_transaction(), nullcontext() if reading else dialect.guarded(connection):
+    migration = context.get_context()
+    stated: set[str] = set()
+
+    def note_deletions(step: MigrationInfo, **_: Any) -> None:
+        for revision in step.up_revision_ids:
+            stated.update(deletions_stated_by(context.script.get_revision(revision).module))
+
+    migration.on_version_apply_callbacks += (note_deletions,)
+    reading = migration.opts.get("dont_mutate", False)
+    with context.begin_transaction(), nullcontext() if reading else dialect.guarded(connection, lambda: stated):
         context.run_migrations()
 
 

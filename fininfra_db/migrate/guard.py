@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fininfra_db.connections import read
 from fininfra_db.dialects import Target, dialect_of, target_of
-from fininfra_db.errors import DatabaseMissing, Protected, Refused, WrongDatabaseName
+from fininfra_db.errors import DatabaseMissing, DatabaseUnreachable, Protected, Refused, WrongDatabaseName
 from fininfra_db.migrate.config import Project
 from fininfra_db.migrate.radius import Found, look
 from fininfra_db.results import BlastRadius, Confirm, Observer, Question
@@ -61,7 +61,8 @@ class Assessment:
 async def assess(settings: Settings, project: Project | None, action: Action) -> Assessment:
     """Look at the database, once and without writing, and judge. Where a foreign ``env.py`` connects, the look is through it.
 
-    A database that does not exist has nothing to lose. Raises ``DatabaseUnreachable``.
+    A database that does not exist has nothing to lose, nor has a damaged one to a snapshot, which keeps what is left of it.
+    Raises ``DatabaseUnreachable``.
     """
     target = target_of(settings)
     try:
@@ -69,7 +70,9 @@ async def assess(settings: Settings, project: Project | None, action: Action) ->
             target, found = await _look_through_their_env(project, target)
         else:
             found = await read(settings, lambda connection: look(connection, target.dialect))
-    except DatabaseMissing:
+    except DatabaseUnreachable as error:
+        if not isinstance(error, DatabaseMissing) and action is not RESTORE:
+            raise
         found = Found(name=target.dialect.database_name(target.url))
     radius = BlastRadius(
         database=found.name,

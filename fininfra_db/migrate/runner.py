@@ -234,7 +234,7 @@ async def run_steps(
 
     dialect = target_of(project.settings).dialect
     async with migration_lock(project.settings, observer) as lock:
-        watch = Watch(dialect, lock, observer=observer, resume=resume)
+        watch = Watch(dialect, lock, observer=observer, resume=resume, keeps_snapshot=not project.settings.no_snapshot)
         try:
             async with lock.kept():
                 await run_patiently(
@@ -258,7 +258,7 @@ async def run_steps(
             f"The run ended without an error, but the database is at {_at(after)} and not at {_at(watch.expected)}: it was not committed.",
             "Look for a statement that env.py runs on the connection before context.configure().",
         )
-    return Migrated(before=watch.before, after=after, steps=tuple(watch.steps))
+    return Migrated(before=watch.before, after=after, steps=tuple(watch.steps), snapshot=watch.snapshot)
 
 
 async def _execute(
@@ -296,6 +296,7 @@ async def _failed(project: Project, watch: "Watch", reason: str, error: Fininfra
         remains = remains and await _remains(project, watch)
     except FininfraDbError:
         where = "The database cannot be read now."
+    kept = f" A snapshot of before is kept: {watch.snapshot.path}" if watch.snapshot else ""
     what = f"A part of {step.revision} may remain." if remains else f"Nothing of {step.revision} remains."
     kind = type(error) if isinstance(error, LockLost | TableLocked | UnfinishedRevision) else MigrationFailed
     hint = (
@@ -307,7 +308,7 @@ async def _failed(project: Project, watch: "Watch", reason: str, error: Fininfra
         else "Correct the revision, then run the command again."
     )
     return kind(
-        f"Revision {step.revision} ({step.message}) did not {verb}: {reason.rstrip('.')}. {where} {what}",
+        f"Revision {step.revision} ({step.message}) did not {verb}: {reason.rstrip('.')}. {where} {what}{kept}",
         error.hint if isinstance(error, LockLost | TableLocked | UnfinishedRevision) else hint,
     )
 

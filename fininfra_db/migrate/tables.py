@@ -18,7 +18,7 @@ from fininfra_db.migrate.drift import tables_made_by
 from fininfra_db.migrate.environment import execute, load_scripts
 from fininfra_db.migrate.plugin import PREFIX
 from fininfra_db.migrate.runner import VERSION_TABLE, read_versions, refuse_unknown
-from fininfra_db.results import Dropped, Observer, TablesCreated
+from fininfra_db.results import Dropped, Observer, Snapshot, TablesCreated
 from fininfra_db.settings import Settings
 
 
@@ -52,16 +52,17 @@ async def drop_owned_tables(project: Project, observer: Observer | None = None) 
     if _is_missing(project.settings):
         return Dropped()
     try:
-        refuse_unknown(project.history(), await read_versions(project))
+        versions = await read_versions(project)
+        refuse_unknown(project.history(), versions)
         owned.add(await _version_table(project))
         owned = {name for name in owned if not name.startswith(PREFIX)}
-        return await _drop_under_lock(project, owned, observer)
+        return await _drop_under_lock(project, owned, versions, observer)
     except DatabaseMissing:
         return Dropped()
 
 
-async def _drop_under_lock(project: Project, owned: set[str], observer: Observer | None) -> Dropped:
-    dropping = _Dropping(target_of(project.settings).dialect)
+async def _drop_under_lock(project: Project, owned: set[str], versions: tuple[str, ...], observer: Observer | None) -> Dropped:
+    dropping = _Dropping(target_of(project.settings).dialect, versions, keeps_snapshot=not project.settings.no_snapshot)
     try:
         async with migration_lock(project.settings), open_connection(project.settings, "migration") as connection:
             await connection.run_sync(lambda sync: dropping.run(sync, owned))
@@ -122,6 +123,9 @@ class _Dropping:
     """A drop of several tables, and how far it has come."""
 
     dialect: Dialect
+    versions: tuple[str, ...]
+    keeps_snapshot: bool
+    snapshot: Snapshot | None = None
     tables: list[str] = field(default_factory=list)
     types: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
@@ -129,8 +133,11 @@ class _Dropping:
     def run(self, connection: Connection, owned: set[str]) -> None:
         names = inspect(connection).get_table_names()
         _refuse_if_needed_by_others(connection, [name for name in names if name not in owned], owned)
+        present = [name for name in names if name in owned]
+        if present and self.keeps_snapshot:
+            self.snapshot = self.dialect.before_migration(connection, self.versions)
         found = MetaData()
-        found.reflect(connection, only=[name for name in names if name in owned], resolve_fks=False)
+        found.reflect(connection, only=present, resolve_fks=False)
         tables = list(reversed(found.sorted_tables))
         self.left = [table.name for table in tables]
         for table in tables:
@@ -151,7 +158,7 @@ class _Dropping:
 
     @property
     def done(self) -> Dropped:
-        return Dropped(tuple(self.tables), tuple(self.types))
+        return Dropped(tuple(self.tables), tuple(self.types), self.snapshot)
 
     @property
     def state(self) -> str:

@@ -83,6 +83,26 @@ def set_up(project: Project) -> Project:
     return project
 
 
+def set_up_with_rows(project: Project) -> Project:
+    """A SQLite project at head with the rows of the seed, which is written once in a session."""
+    set_up(project)
+    seeded = _seeded(project.environ["FININFRA_DB_KEYS"])
+    if not seeded.exists():
+        done = project.run("seed")
+        assert done.returncode == 0, done.stderr
+        shutil.copyfile(database_file(project), seeded)
+    shutil.copyfile(seeded, database_file(project))
+    return project
+
+
+@functools.cache
+def _seeded(_key: str) -> Path:
+    """Where the database with the rows is, which are sealed with the key."""
+    root = Path(tempfile.mkdtemp(prefix="fininfra-seeded-"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    return root / "seeded.db"
+
+
 @functools.cache
 def _template() -> Path:
     root = Path(tempfile.mkdtemp(prefix="fininfra-template-"))
