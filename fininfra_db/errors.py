@@ -168,6 +168,12 @@ class RevisionBroken(FininfraDbError):
     code = "revision-broken"
 
 
+class EnvironmentFailed(FininfraDbError):
+    """The project's ``env.py`` raised before it came to the revisions, or after them."""
+
+    code = "environment-failed"
+
+
 class DatabaseAhead(FininfraDbError):
     """The database is at a revision that this checkout does not have. It is never repaired."""
 

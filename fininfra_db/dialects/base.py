@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from sqlalchemy import URL, Connection, Engine, create_mock_engine
 from sqlalchemy import Dialect as SqlalchemyDialect
-from sqlalchemy.exc import DBAPIError, InvalidRequestError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InvalidRequestError
 
 from fininfra_db.dialects.tls import OPTIONS as TLS_OPTIONS
 from fininfra_db.dialects.tls import tls_of
+from fininfra_db.dialects.wording import first_line as first_line
 from fininfra_db.errors import DatabaseMissing, DatabaseUnreachable, FininfraDbError, LockNotObtained, UrlInvalid
 from fininfra_db.results import Holder
 
@@ -60,6 +61,8 @@ class Dialect:
     features: ClassVar[Features]
     drivers: ClassVar[tuple[str, ...]]
     """The asynchronous drivers that work, the default first."""
+    other_drivers: ClassVar[tuple[str, ...]]
+    """Drivers that a URL may name though they are not used here, synchronous ones mostly: the default takes their place."""
     extra: ClassVar[str | None] = None
     """The extra of this package that installs the default driver; None when it always comes along."""
     maintenance_database: ClassVar[str | None] = None
@@ -68,8 +71,16 @@ class Dialect:
     # Place: from a URL to an engine.
 
     def locate(self, url: URL, project_root: Path) -> URL:
-        """The URL with an asynchronous driver, and with whatever is relative to the project made absolute."""
+        """The URL with an asynchronous driver, and with whatever is relative to the project made absolute.
+
+        Raises ``UrlInvalid`` for a driver that is not known: the default could mean something else by the URL.
+        """
         driver = url.drivername.partition("+")[2]
+        if driver and driver not in (*self.drivers, *self.other_drivers):
+            raise UrlInvalid(
+                f"The database URL names a driver that is not known for {self.label}.",
+                f"Write {url.get_backend_name()}:// alone, or name one of {', '.join(self.drivers)}.",
+            )
         return url.set(drivername=f"{self.name}+{driver if driver in self.drivers else self.drivers[0]}")
 
     def engine_arguments(self, url: URL, purpose: Purpose) -> tuple[URL, dict[str, Any]]:
@@ -95,6 +106,14 @@ class Dialect:
 
     def insist_on_tls(self, engine: Engine) -> None:
         """Refuse connections that the driver made without TLS although TLS was required; drivers that never do need nothing."""
+
+    def reading_hooks(self) -> Mapping[str, Callable[[Connection], None]]:
+        """What keeps a connection for reading from writing, by the event of SQLAlchemy's ``Engine`` at which it is called.
+
+        Each holds for a transaction or for a checkout from the pool, never for the session of the server: behind a pooler
+        the session is used by others afterwards.
+        """
+        return {}
 
     def look_before_connecting(self, url: URL, purpose: Purpose) -> None:
         """Raise ``DatabaseUnreachable`` for a place where no database can be; a server tells by itself."""
@@ -204,14 +223,3 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     while cause is not None:
         yield cause
         cause = cause.__cause__
-
-
-def first_line(error: BaseException) -> str:
-    """What the driver says, without the lines after it, which may hold values of a row."""
-    cause: BaseException | None = error.orig if isinstance(error, DBAPIError) else error
-    if isinstance(error, SQLAlchemyError) and not isinstance(error, DBAPIError):
-        cause = error
-    text = str(cause) or type(cause).__name__
-    if text.startswith("<class "):
-        text = text.partition(">: ")[2] or text
-    return text.splitlines()[0].strip()

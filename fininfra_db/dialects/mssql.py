@@ -1,4 +1,8 @@
-"""SQL Server, through aioodbc. Proven by rendered SQL only: this project's machines have no SQL Server."""
+"""SQL Server, through aioodbc. Proven by rendered SQL only: this project's machines have no SQL Server.
+
+It has no read-only transaction: what only reads here sends no statement that writes, and a login without the right to write
+is the protection. ``ApplicationIntent=ReadOnly`` is none: it asks to be routed to a secondary, which may be behind.
+"""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -25,6 +29,7 @@ class MssqlDialect(Dialect):
     label = "SQL Server"
     features = Features(transactional_ddl=True, transaction_per_revision=True, has_server=True)
     drivers = ("aioodbc",)
+    other_drivers = ("pyodbc", "pymssql")
     extra = "mssql"
     maintenance_database = "master"
 

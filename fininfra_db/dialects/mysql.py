@@ -1,7 +1,7 @@
 """MySQL and MariaDB, through aiomysql (or asyncmy, when the URL names it)."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from hashlib import sha256
 from importlib import import_module
@@ -23,6 +23,7 @@ class MysqlDialect(Dialect):
     label = "MySQL/MariaDB"
     features = Features(transactional_ddl=False, transaction_per_revision=True, has_server=True)
     drivers = ("aiomysql", "asyncmy")
+    other_drivers = ("pymysql", "mysqldb", "mysqlconnector", "mariadbconnector", "cymysql", "pyodbc")
     extra = "mysql"
     maintenance_database = "information_schema"
 
@@ -51,6 +52,9 @@ class MysqlDialect(Dialect):
                 dbapi_connection.close()
                 raise _no_tls()
 
+    def reading_hooks(self) -> Mapping[str, Callable[[Connection], None]]:
+        return {"begin": _begin_read_only}
+
     def says_missing(self, error: BaseException) -> bool:
         cause = error.orig if isinstance(error, DBAPIError) else error
         return _UNKNOWN_DATABASE in getattr(cause, "args", ())[:1]
@@ -64,6 +68,11 @@ class MysqlDialect(Dialect):
 
     def unlock(self, connection: Connection) -> None:
         connection.execute(text("SELECT RELEASE_LOCK(:name)"), {"name": _lock_name(connection)})
+
+
+def _begin_read_only(connection: Connection) -> None:
+    """Inside such a transaction DDL is refused as well (error 1792), instead of committing it."""
+    connection.exec_driver_sql("START TRANSACTION READ ONLY")
 
 
 async def _connect(driver: str, timeout: float | None, tls_required: bool, **options: Any) -> Any:

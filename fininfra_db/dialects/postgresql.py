@@ -1,7 +1,7 @@
 """PostgreSQL, through asyncpg (or psycopg, when the URL names it)."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from sqlalchemy import URL, Connection, Engine, text
@@ -24,6 +24,7 @@ class PostgresqlDialect(Dialect):
     label = "PostgreSQL"
     features = Features(transactional_ddl=True, transaction_per_revision=True, has_server=True)
     drivers = ("asyncpg", "psycopg")
+    other_drivers = ("psycopg2", "psycopg2cffi", "pg8000", "psycopg_async")
     maintenance_database = "postgres"
 
     def driver_arguments(self, url: URL, query: Mapping[str, str], timeout: float | None) -> tuple[URL, dict[str, Any]]:
@@ -48,6 +49,10 @@ class PostgresqlDialect(Dialect):
     def prepare(self, engine: Engine, url: URL, purpose: Purpose) -> None:
         """asyncpg never falls back to plain text when TLS is required, so there is nothing to add."""
 
+    def reading_hooks(self) -> Mapping[str, Callable[[Connection], None]]:
+        """The drivers say so in the BEGIN that they send anyway."""
+        return {"engine_connect": _read_only}
+
     def says_missing(self, error: BaseException) -> bool:
         return _sqlstate(error) == _INVALID_CATALOG_NAME
 
@@ -59,6 +64,10 @@ class PostgresqlDialect(Dialect):
 
     def unlock(self, connection: Connection) -> None:
         connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _LOCK_KEY})
+
+
+def _read_only(connection: Connection) -> None:
+    connection.execution_options(postgresql_readonly=True)
 
 
 def _asyncpg_ssl(tls: Tls) -> Any:

@@ -32,6 +32,7 @@ class SqliteDialect(Dialect):
     label = "SQLite"
     features = Features(transactional_ddl=True, transaction_per_revision=False, has_server=False)
     drivers = ("aiosqlite",)
+    other_drivers = ("pysqlite",)
 
     def locate(self, url: URL, project_root: Path) -> URL:
         located = super().locate(url, project_root)

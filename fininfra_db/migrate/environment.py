@@ -8,6 +8,7 @@ through ``Config.attributes``, a foreign one connects by itself.
 import asyncio
 import sys
 import threading
+import traceback
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from io import StringIO
@@ -23,12 +24,13 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy import Dialect as SqlalchemyDialect
 from sqlalchemy.engine.mock import MockConnection
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.util import greenlet_spawn
 
 from fininfra_db.connections import migration_lock, open_connection
 from fininfra_db.dialects import Dialect, dialect_of, target_of
-from fininfra_db.dialects.base import Purpose
-from fininfra_db.errors import FininfraDbError, RevisionBroken
+from fininfra_db.dialects.base import Purpose, first_line
+from fininfra_db.errors import EnvironmentFailed, FininfraDbError, RevisionBroken
 from fininfra_db.migrate.config import Project, alembic_config, load_metadata
 from fininfra_db.migrate.drift import comparison_options
 from fininfra_db.migrate.enums import MAKES_TYPES
@@ -57,7 +59,7 @@ async def execute(project: Project, work: Work, purpose: Purpose, config: Config
             if project.is_ours:
                 await connection.run_sync(lambda sync: _run(_with_connection(config, sync), scripts, work, options))
             else:
-                await _in_foreign_environment(project, config, scripts, work, options)
+                await _in_foreign_environment(project, config, scripts, work, options, purpose)
 
 
 async def execute_on(connection: Connection, config: Config, work: Work) -> None:
@@ -170,10 +172,36 @@ def _options(settings: Settings, dialect: Dialect) -> dict[str, Any]:
 
 def _run(config: Config, scripts: ScriptDirectory, work: Work, options: dict[str, Any]) -> None:
     with alembic_errors(), EnvironmentContext(config, scripts, fn=work, **options):
-        scripts.run_env()
+        try:
+            scripts.run_env()
+        except (FininfraDbError, CommandError):
+            raise
+        except (Exception, SystemExit) as error:  # env.py is the user's code, which may raise anything and may even exit
+            line = _line_of(Path(scripts.env_py_location), error)
+            if line is None:
+                raise
+            reason = first_line(error) if isinstance(error, SQLAlchemyError) else f"{type(error).__name__}: {error}"
+            raise EnvironmentFailed(
+                f"env.py failed in line {line} ({scripts.env_py_location}): {reason.rstrip('.')}.",
+                "Correct the line. It runs for each command that asks Alembic; those that only look refuse whatever writes.",
+            ) from error
 
 
-async def _in_foreign_environment(project: Project, config: Config, scripts: ScriptDirectory, work: Work, options: dict[str, Any]) -> None:
+def _line_of(env_path: Path, error: BaseException) -> int | None:
+    """The line of ``env.py`` that raised; None when it was code of ours, a revision, or what is done with the revisions."""
+    line = error.lineno if isinstance(error, SyntaxError) and error.filename == str(env_path) else None
+    for frame, number in traceback.walk_tb(error.__traceback__):
+        code = frame.f_code
+        if code.co_filename == str(env_path):
+            line = number
+        elif code is run.__code__ or code is MigrationContext.run_migrations.__code__:
+            return None
+    return line
+
+
+async def _in_foreign_environment(
+    project: Project, config: Config, scripts: ScriptDirectory, work: Work, options: dict[str, Any], purpose: Purpose
+) -> None:
     """Run a foreign ``env.py`` in a thread, where it may start an event loop.
 
     One that starts none makes a synchronous engine from our asynchronous URL: it runs inside a greenlet, where
@@ -182,7 +210,7 @@ async def _in_foreign_environment(project: Project, config: Config, scripts: Scr
     """
 
     def run_here() -> None:
-        with _connecting_as_the_url_says(project.settings):
+        with _connecting_as_the_url_says(project.settings, purpose):
             if project.is_asynchronous:
                 _run(config, scripts, work, options)
             else:
@@ -192,23 +220,45 @@ async def _in_foreign_environment(project: Project, config: Config, scripts: Scr
 
 
 @contextmanager
-def _connecting_as_the_url_says(settings: Settings) -> Iterator[None]:
-    """Let the engines that this thread makes with our driver understand libpq's options too.
+def _connecting_as_the_url_says(settings: Settings, purpose: Purpose) -> Iterator[None]:
+    """Let the engines that this thread makes with our driver understand libpq's options too, and only read when that is the purpose.
 
-    They are no part of the URL that a foreign ``env.py`` reads, since not every driver takes them from there.
+    The options are no part of the URL that a foreign ``env.py`` reads, since not every driver takes them from there.
     """
     target, thread = target_of(settings), threading.get_ident()
-    url, ours = target.dialect.engine_arguments(target.url, "application")
+    plain, ours = target.dialect.engine_arguments(target.url, "application")
+    guarded = target.dialect.engine_arguments(target.url, "reading")[0] if purpose == "reading" else plain
+    made: list[Any] = []
 
-    def add(dialect: SqlalchemyDialect, _record: Any, _arguments: Any, options: dict[str, Any]) -> None:
-        if threading.get_ident() == thread and dialect.driver == url.get_driver_name():
-            options.update(ours)
+    def is_ours(dialect: SqlalchemyDialect) -> bool:
+        return threading.get_ident() == thread and dialect.driver == plain.get_driver_name()
 
-    event.listen(Engine, "do_connect", add)
+    def add(dialect: SqlalchemyDialect, record: Any, arguments: list[Any], options: dict[str, Any]) -> None:
+        if not is_ours(dialect):
+            return
+        if guarded != plain and arguments == list(dialect.create_connect_args(plain)[0]):
+            arguments[:], more = dialect.create_connect_args(guarded)
+            options.update(more)
+            made.append(record)
+        options.update(ours)
+
+    def only_if_ours(hook: Callable[[Connection], None]) -> Callable[[Connection], None]:
+        return lambda connection: hook(connection) if is_ours(connection.dialect) else None
+
+    hooks = target.dialect.reading_hooks().items() if purpose == "reading" else ()
+    listeners: list[tuple[str, Callable[..., Any]]] = [
+        ("do_connect", add),
+        *((moment, only_if_ours(hook)) for moment, hook in hooks),
+    ]
+    for moment, listener in listeners:
+        event.listen(Engine, moment, listener)
     try:
         yield
     finally:
-        event.remove(Engine, "do_connect", add)
+        for moment, listener in listeners:
+            event.remove(Engine, moment, listener)
+        for record in made:
+            record.invalidate(soft=True)  # an engine that env.py keeps must not write through it later
 
 
 def _with_connection(config: Config, connection: Connection) -> Config:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 VERSION_TABLE = "alembic_version"
 Direction = Literal["up", "down"]
+_AHEAD_HINT = "Update the checkout to the one that made the revision, or check the database URL."
 _STAMP_HINT = "If create-tables made the tables, tell the history so with 'fininfra-db stamp head', then run 'fininfra-db check'."
 
 
@@ -99,6 +100,8 @@ async def stamp(project: Project, revisions: tuple[str, ...], *, purge: bool = F
     from fininfra_db.migrate.lookup import alembic_errors
 
     before = await _versions_or_none(project)
+    if not purge:
+        refuse_unknown(project.history(), before, "Update the checkout. To forget what the database says: 'fininfra-db stamp --purge ...'.")
     config = alembic_config(project)
     scripts = load_scripts(config)
 
@@ -150,14 +153,14 @@ def refuse_range(revision: str) -> None:
         raise OptionsInvalid("A range of revisions is for --sql only.", "Name one revision, or add --sql.")
 
 
-def refuse_unknown(history: History, versions: tuple[str, ...]) -> None:
+def refuse_unknown(history: History, versions: tuple[str, ...], hint: str = _AHEAD_HINT) -> None:
     """Raise ``DatabaseAhead`` when the database is at a revision without a file here."""
     unknown = history.unknown(versions)
     if unknown:
         raise DatabaseAhead(
             f"The database is at {', '.join(unknown)}, which this checkout does not have: it is ahead, or of another project. "
             "Nothing was changed.",
-            "Update the checkout to the one that made the revision, or check the database URL.",
+            hint,
         )
 
 
