@@ -7,7 +7,7 @@ for text that comes before there are settings, such as a word too many on the co
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 from urllib.parse import unquote, unquote_plus
 
 MASK: Final = "***"
@@ -64,15 +64,6 @@ def redact(text: str, secrets: Iterable[str]) -> str:
 def without_logins(text: str) -> str:
     """``text`` with ``***`` for the password of each URL in it."""
     return _LOGIN.sub(rf"\g<before>{MASK}@", text)
-
-
-def redact_values(value: Any, secrets: Iterable[str]) -> Any:
-    """``redact`` for each text inside lists, tuples and dictionaries."""
-    if isinstance(value, str):
-        return redact(value, secrets)
-    if isinstance(value, list | tuple):
-        return type(value)(redact_values(each, secrets) for each in value)
-    return {name: redact_values(each, secrets) for name, each in value.items()} if isinstance(value, dict) else value
 
 
 @lru_cache(maxsize=32)

@@ -149,7 +149,7 @@ def load_settings(
         ddl_lock_timeout=_seconds(ini, "ddl_lock_timeout", DDL_LOCK_TIMEOUT),
         statement_timeout=_seconds(ini, "statement_timeout", 0.0) or None,
         snapshots=_switch(ini, "snapshots", default=True),
-        other_secrets=_secrets_of(environment) | _secrets_of(dotenv),
+        other_secrets=secrets_of(environment) | secrets_of(dotenv),
     )
 
 
@@ -308,7 +308,7 @@ def _find_keys(environment: Mapping[str, str], dotenv: Mapping[str, str], root: 
     return None
 
 
-def _secrets_of(variables: Mapping[str, str]) -> frozenset[str]:
+def secrets_of(variables: Mapping[str, str]) -> frozenset[str]:
     """Whatever is secret in an environment, used or not; drivers read a password of their own from there."""
     urls = (variables.get(name, "") for name in ("SQL_URL", "SQL_URL_DIRECT", "DATABASE_URL"))
     texts = (variables.get(KEYS_VARIABLE, "").split(","), (variables.get(name, "") for name in _DRIVER_PASSWORDS))
