@@ -8,11 +8,14 @@ a child's peak memory is never below that of the process that started it.
 """
 
 import os
+import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,11 +26,15 @@ KIB = 1024
 
 @dataclass(frozen=True)
 class Side:
-    """One side of a comparison: a command, where it runs, and with which environment."""
+    """One side of a comparison: a command, where it runs, and with which environment.
+
+    ``prepare`` is called before each run, outside of what is measured.
+    """
 
     arguments: tuple[str, ...]
     folder: Path
     environment: Mapping[str, str]
+    prepare: Callable[[], object] = lambda: None
 
     def output(self) -> str:
         """What the command prints, run once and not measured. Raises ``CalledProcessError`` when it fails."""
@@ -59,6 +66,7 @@ class Samples:
 
     def add(self, side: Side) -> None:
         """Run ``side`` once. Raises ``RuntimeError`` when it fails: a failure is quick and would look like a gain."""
+        side.prepare()
         with open(os.devnull, "wb") as nowhere:
             started = time.perf_counter()
             process = subprocess.Popen(side.arguments, cwd=side.folder, env=side.environment, stdout=nowhere, stderr=nowhere)
@@ -93,3 +101,10 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
     rule = "|".join(f"{'-' * (width + 1)}{':' if right else '-'}" for width, right in zip(widths, numeric, strict=True))
     return "\n".join([line(header), f"|{rule}|", *map(line, rows)])
+
+
+def setting(*packages: str) -> str:
+    """When and on what the figures were taken, to be printed below them."""
+    versions = ", ".join(f"{name} {version(name)}" for name in packages)
+    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    return f"{datetime.now(UTC):%Y-%m-%d}, Python {platform.python_version()}, {versions}; {machine}."

@@ -6,6 +6,8 @@ The names below are loaded when they are first used, so that importing the packa
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from fininfra_db.version import __version__
+
 if TYPE_CHECKING:
     from fininfra_db.database import Database
     from fininfra_db.errors import FininfraDbError
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
     from fininfra_db.session import get_async_session, get_engine
     from fininfra_db.settings import Settings, load_settings
     from fininfra_db.types import EncryptedString, Money, UtcDateTime
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "Account": "models",
@@ -70,6 +70,7 @@ __all__ = [
     "Transaction",
     "User",
     "UtcDateTime",
+    "__version__",
     "decrypt_field",
     "encrypt_field",
     "generate_key",
@@ -87,4 +88,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return [*__all__]

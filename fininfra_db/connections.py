@@ -17,7 +17,9 @@ from sqlalchemy.util import greenlet_spawn
 
 from fininfra_db.dialects import Target, target_of
 from fininfra_db.dialects.base import Purpose, first_line
+from fininfra_db.dialects.locks import HeldLock
 from fininfra_db.errors import DatabaseFailed, DatabaseMissing, DriverMissing, FininfraDbError, UrlInvalid
+from fininfra_db.results import Observer
 from fininfra_db.security import keyring_of
 from fininfra_db.settings import Settings
 from fininfra_db.types import use_keyring
@@ -141,11 +143,13 @@ def _statement_errors_in_words(settings: Settings) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def migration_lock(settings: Settings) -> AsyncIterator[None]:
+async def migration_lock(settings: Settings, observer: Observer | None = None) -> AsyncIterator[HeldLock]:
     """Hold the migration lock of the database for as long as the block runs."""
     target = target_of(settings)
-    async with target.dialect.migration_lock(lambda: open_connection(settings, "maintenance"), target.url):
-        yield
+    async with target.dialect.migration_lock(
+        lambda: open_connection(settings, "maintenance"), target.url, timeout=settings.lock_timeout, observer=observer
+    ) as lock:
+        yield lock
 
 
 async def ensure_database(settings: Settings) -> bool:

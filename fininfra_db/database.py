@@ -18,6 +18,7 @@ from fininfra_db.results import (
     Initialized,
     Migrated,
     Observer,
+    Repaired,
     Reset,
     Revised,
     Revisions,
@@ -32,6 +33,7 @@ from fininfra_db.settings import DEFAULT_SEED, Settings, load_settings, reread_p
 
 if TYPE_CHECKING:
     from fininfra_db.migrate.authoring import Draft
+    from fininfra_db.migrate.repair import Settlement
 
 
 class Database:
@@ -75,6 +77,12 @@ class Database:
     async def upgrade(self, revision: str = "head", *, tag: str | None = None) -> Migrated:
         """Apply the revisions up to ``revision``."""
         return await runner.upgrade(self._project(), revision, tag=tag, observer=self._observer)
+
+    async def repair(self, settlement: "Settlement") -> Repaired:
+        """Settle a revision that an earlier run left unfinished: ``resume``, ``mark-applied`` or ``mark-rolled-back``."""
+        from fininfra_db.migrate.repair import repair
+
+        return await repair(self._project(), settlement, observer=self._observer)
 
     async def upgrade_script(self, revision: str = "head", *, tag: str | None = None) -> Script:
         """The SQL of an upgrade to ``revision``, or of ``from:to``; no database is contacted."""

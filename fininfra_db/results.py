@@ -145,6 +145,15 @@ class Migrated(Result):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Repaired(Result):
+    """``settled`` is the row that told of the unfinished revision, as it was; None when there was none. ``steps`` were run now."""
+
+    settled: Entry | None = None
+    steps: tuple[Step, ...] = ()
+    after: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Script(Result):
     """SQL that was rendered instead of executed."""
 

@@ -11,6 +11,7 @@ from fininfra_db.results import (
     Initialized,
     KeyGenerated,
     Migrated,
+    Repaired,
     Reset,
     Result,
     Revised,
@@ -74,6 +75,14 @@ def _(result: Migrated) -> View:
     verb = "applied" if result.steps[0].direction == "up" else "reverted"
     lines = tuple(f"{verb} {step.revision} {step.message} ({step.seconds:.2f} s)" for step in result.steps)
     return View((*lines, f"The database is at {_versions(result.after)}."))
+
+
+@_view.register
+def _(result: Repaired) -> View:
+    if result.settled is None:
+        return View((f"Nothing to do: no revision is unfinished. The database is at {_versions(result.after)}.",))
+    verb = "applied the rest of" if result.steps else "settled"
+    return View((f"{verb} {result.settled.revision}", f"The database is at {_versions(result.after)}."))
 
 
 @_view.register

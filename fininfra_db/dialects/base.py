@@ -3,12 +3,9 @@
 Code that talks to the database is written once, on a synchronous ``Connection``, and lifted with ``run_sync``.
 """
 
-import asyncio
 import math
-import random
 import socket
 import ssl
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -19,20 +16,19 @@ from sqlalchemy import URL, Connection, Engine, create_mock_engine
 from sqlalchemy import Dialect as SqlalchemyDialect
 from sqlalchemy.exc import DBAPIError, InvalidRequestError
 
+from fininfra_db.dialects.locks import HeldLock, hold
 from fininfra_db.dialects.tls import OPTIONS as TLS_OPTIONS
 from fininfra_db.dialects.tls import tls_of
 from fininfra_db.dialects.wording import first_line as first_line
 from fininfra_db.errors import DatabaseMissing, DatabaseUnreachable, FininfraDbError, LockNotObtained, UrlInvalid
-from fininfra_db.results import Holder
+from fininfra_db.results import Holder, Observer
+from fininfra_db.settings import LOCK_TIMEOUT
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
 CONNECT_TIMEOUT = 10.0
 """Seconds to wait for a server that does not answer, unless the URL says ``connect_timeout``."""
-
-LOCK_TIMEOUT = 300.0
-"""Seconds to wait for another migration to end."""
 
 Purpose = Literal["application", "reading", "seeding", "migration", "maintenance"]
 """What an engine is for. Reading never writes; seeding and migration hold SQLite's write lock; maintenance runs in AUTOCOMMIT."""
@@ -174,38 +170,42 @@ class Dialect:
         connection.exec_driver_sql(f"CREATE DATABASE {connection.dialect.identifier_preparer.quote_identifier(name)}")
 
     @asynccontextmanager
-    async def migration_lock(self, connect: ConnectionOpener, url: URL, timeout: float = LOCK_TIMEOUT) -> AsyncIterator[None]:
+    async def migration_lock(
+        self, connect: ConnectionOpener, url: URL, *, timeout: float = LOCK_TIMEOUT, observer: Observer | None = None
+    ) -> AsyncIterator[HeldLock]:
         """Hold the one lock of this database's migrations.
 
-        ``connect`` opens a maintenance connection: the lock lives on a connection of its own, in AUTOCOMMIT, and the
-        server frees it when that connection ends. It is polled, never waited for inside the server: a waiting statement
-        would deadlock with CREATE INDEX CONCURRENTLY. Raises ``LockNotObtained`` after ``timeout`` seconds.
+        ``connect`` opens a maintenance connection, on which the lock lives. ``timeout`` is in seconds; 0 fails at once.
+        Raises ``LockNotObtained``, or ``LockUnsafe`` where a lock would hold nobody off.
         """
-        deadline = time.monotonic() + timeout
-        async with connect() as connection:
-            while not await connection.run_sync(self.try_lock):
-                if time.monotonic() >= deadline:
-                    raise self.lock_not_obtained(url)
-                await asyncio.sleep(random.uniform(0.05, 0.25))
-            try:
-                yield
-            finally:
-                await connection.run_sync(self.unlock)
+        async with hold(self, connect, url, timeout, observer) as lock:
+            yield lock
 
-    def lock_not_obtained(self, url: URL) -> LockNotObtained:
+    async def refuse_unsafe_lock(self, connection: "AsyncConnection", connect: ConnectionOpener) -> None:
+        """Raise ``LockUnsafe`` where a lock of this session would hold nobody off."""
+
+    def lock_not_obtained(self, url: URL, holder: Holder | None = None) -> LockNotObtained:
         """The error for a lock that somebody else held for as long as could be waited."""
         return LockNotObtained(
-            f"{self.describe(url)} is locked by another writer, and went on being locked. Nothing was changed.",
-            "Wait for it to end and run the command again.",
+            f"{self.describe(url)} is locked by {holder or 'another writer'}, and went on being locked. Nothing was changed.",
+            "Wait for it to end and run the command again, or wait longer with --lock-timeout SECONDS.",
         )
 
     def try_lock(self, connection: Connection) -> bool:
         """Take the migration lock if it is free, for as long as this connection lives."""
         raise NotImplementedError
 
+    def holds_lock(self, connection: Connection) -> bool:
+        """Whether this connection holds the migration lock, as the server sees it."""
+        raise NotImplementedError
+
     def unlock(self, connection: Connection) -> None:
         """Give the migration lock back."""
         raise NotImplementedError
+
+    def says_done(self, error: BaseException) -> bool:
+        """Whether a statement failed because what it makes is there already, or what it drops is gone."""
+        return False
 
     def lock_holder(self, connection: Connection) -> Holder | None:
         """Who holds the migration lock now; None when nobody does, or the database does not tell. Nothing is written."""

@@ -5,6 +5,7 @@ is the protection. ``ApplicationIntent=ReadOnly`` is none: it asks to be routed 
 """
 
 from collections.abc import Mapping
+from datetime import UTC
 from typing import Any, Final
 
 from sqlalchemy import URL, Connection, ForeignKeyConstraint, text
@@ -16,11 +17,14 @@ from sqlalchemy.sql.compiler import DDLCompiler
 from fininfra_db.dialects.base import Dialect, Features
 from fininfra_db.dialects.tls import tls_of
 from fininfra_db.errors import UrlInvalid
+from fininfra_db.results import Holder
 
 _ODBC_DRIVER: Final = "ODBC Driver 18 for SQL Server"
 _SQL_SERVER_2019: Final = (15,)
 _CANNOT_OPEN_DATABASE: Final = "4060"
 _DATABASE_EXISTS: Final = "1801"
+_ALREADY_SO: Final = (1913, 2705, 2714, 3701, 4924)
+"""Index, column or object is there already, or is not there to be dropped (SQL Server "Database engine errors")."""
 _LOCK: Final = "fininfra-db migrations"
 
 
@@ -70,8 +74,25 @@ class MssqlDialect(Dialect):
         )
         return int(connection.scalar(text(statement), {"name": _LOCK}) or 0) >= 0
 
+    def holds_lock(self, connection: Connection) -> bool:
+        mode = connection.scalar(text("SELECT APPLOCK_MODE('public', :name, 'Session')"), {"name": _LOCK})
+        return bool(mode == "Exclusive")
+
+    def lock_holder(self, connection: Connection) -> Holder | None:
+        statement = (
+            "SELECT s.program_name, s.host_name, s.host_process_id, s.login_time FROM sys.dm_tran_locks l "
+            "JOIN sys.dm_exec_sessions s ON s.session_id = l.request_session_id "
+            "WHERE l.resource_type = 'APPLICATION' AND l.request_status = 'GRANT' AND l.resource_database_id = DB_ID() "
+            "AND l.resource_description LIKE :name"
+        )
+        row = connection.execute(text(statement), {"name": f"%{_LOCK[:32]}%"}).first()
+        return None if row is None else Holder(row[0], row[1], row[2], row[3].replace(tzinfo=UTC))
+
     def unlock(self, connection: Connection) -> None:
         connection.execute(text("EXEC sp_releaseapplock @Resource = :name, @LockOwner = 'Session'"), {"name": _LOCK})
+
+    def says_done(self, error: BaseException) -> bool:
+        return any(f"({code})" in _odbc_message(error) for code in _ALREADY_SO)
 
 
 @compiles(ForeignKeyConstraint, "mssql")

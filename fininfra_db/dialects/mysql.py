@@ -1,21 +1,32 @@
 """MySQL and MariaDB, through aiomysql (or asyncmy, when the URL names it)."""
 
 import asyncio
+import os
+import socket
 from collections.abc import Callable, Mapping
+from datetime import UTC
 from functools import partial
 from hashlib import sha256
 from importlib import import_module
 from typing import Any, Final
 
-from sqlalchemy import URL, Connection, Engine, event, text
+from sqlalchemy import URL, Connection, Engine, event, inspect, text
 from sqlalchemy.exc import DBAPIError
 
 from fininfra_db.dialects.base import Dialect, Features
 from fininfra_db.dialects.tls import tls_of
 from fininfra_db.errors import DatabaseUnreachable
+from fininfra_db.results import Holder
 
 _UNKNOWN_DATABASE: Final = 1049
 _LONGEST_LOCK_NAME: Final = 64
+_HOLDER_TABLE: Final = "fininfra_lock"
+_MAKE_HOLDER_TABLE: Final = (
+    f"CREATE TABLE IF NOT EXISTS {_HOLDER_TABLE} (id INT PRIMARY KEY, connection BIGINT, host VARCHAR(255), pid INT, since DATETIME(6)) "
+    "CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
+)
+_ALREADY_SO: Final = (1007, 1008, 1050, 1051, 1060, 1061, 1068, 1091, 1146, 1826)
+"""Database, table, column, key, primary key or foreign key is there already, or is not there to be dropped (MariaDB "Error Codes")."""
 
 
 class MysqlDialect(Dialect):
@@ -64,10 +75,37 @@ class MysqlDialect(Dialect):
         connection.exec_driver_sql(f"CREATE DATABASE IF NOT EXISTS {quoted} CHARACTER SET utf8mb4 COLLATE utf8mb4_bin")
 
     def try_lock(self, connection: Connection) -> bool:
-        return bool(connection.scalar(text("SELECT GET_LOCK(:name, 0)"), {"name": _lock_name(connection)}))
+        """The server tells nothing of a holder but its connection, so whoever gets the lock writes down who it is."""
+        taken = bool(connection.scalar(text("SELECT GET_LOCK(:name, 0)"), {"name": _lock_name(connection)}))
+        if taken:
+            connection.exec_driver_sql(_MAKE_HOLDER_TABLE)
+            connection.execute(
+                text(f"REPLACE INTO {_HOLDER_TABLE} VALUES (1, CONNECTION_ID(), :host, :pid, UTC_TIMESTAMP(6))"),
+                {"host": socket.gethostname(), "pid": os.getpid()},
+            )
+        return taken
+
+    def holds_lock(self, connection: Connection) -> bool:
+        return bool(connection.scalar(text("SELECT IS_USED_LOCK(:name) = CONNECTION_ID()"), {"name": _lock_name(connection)}))
+
+    def lock_holder(self, connection: Connection) -> Holder | None:
+        session = connection.scalar(text("SELECT IS_USED_LOCK(:name)"), {"name": _lock_name(connection)})
+        if session is None:
+            return None
+        if inspect(connection).has_table(_HOLDER_TABLE):
+            found = connection.execute(
+                text(f"SELECT host, pid, since FROM {_HOLDER_TABLE} WHERE connection = :id"), {"id": session}
+            ).first()
+            if found is not None:
+                return Holder("fininfra-db", found.host, found.pid, found.since.replace(tzinfo=UTC))
+        return Holder(f"connection {session} of the server")
 
     def unlock(self, connection: Connection) -> None:
         connection.execute(text("SELECT RELEASE_LOCK(:name)"), {"name": _lock_name(connection)})
+
+    def says_done(self, error: BaseException) -> bool:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        return bool(set(_ALREADY_SO) & set(getattr(cause, "args", ())[:1]))
 
 
 def _begin_read_only(connection: Connection) -> None:

@@ -1,7 +1,10 @@
 """PostgreSQL, through asyncpg (or psycopg, when the URL names it)."""
 
+import os
 import re
+import socket
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from sqlalchemy import URL, Connection, Engine, text
@@ -10,9 +13,21 @@ from sqlalchemy.exc import DBAPIError
 from fininfra_db.dialects.base import Dialect, Features, Purpose
 from fininfra_db.dialects.tls import Tls, tls_of
 from fininfra_db.errors import UrlInvalid
+from fininfra_db.results import Holder
 
 _LOCK_KEY: Final = int.from_bytes(b"fininfra", "big")
 """The advisory lock of migrations; PostgreSQL keeps these per database, so the key is the same everywhere."""
+
+_LOCK_PARTS: Final = {"high": _LOCK_KEY >> 32, "low": _LOCK_KEY & 0xFFFFFFFF}
+_HELD_LOCKS: Final = (
+    "SELECT l.pid FROM pg_locks l WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 "
+    "AND l.classid::bigint = :high AND l.objid::bigint = :low "
+    "AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())"
+)
+"""The sessions that hold our lock: pg_locks shows a 64-bit key as two halves (PostgreSQL documentation, "pg_locks")."""
+_HOLDER: Final = re.compile(r"(?P<program>\S+) (?P<pid>\d+)@(?P<host>\S+) (?P<since>\S+)")
+_ALREADY_SO: Final = ("42P07", "42710", "42701", "42P06", "42P01", "42704", "42703", "3F000")
+"""Duplicate table, object, column, schema; undefined table, object, column, schema (PostgreSQL documentation, appendix A)."""
 
 _INTEGERS: Final = ("command_timeout", "statement_cache_size", "max_cached_statement_lifetime", "max_cacheable_statement_size")
 _INVALID_CATALOG_NAME: Final = "3D000"
@@ -60,10 +75,36 @@ class PostgresqlDialect(Dialect):
         return _sqlstate(error) in _DUPLICATE_DATABASE
 
     def try_lock(self, connection: Connection) -> bool:
-        return bool(connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": _LOCK_KEY}))
+        """Whoever gets the lock names itself, host, process and time, where others can read it."""
+        taken = bool(connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": _LOCK_KEY}))
+        if taken:
+            connection.execute(text("SELECT set_config('application_name', :name, false)"), {"name": _name_of_holder()})
+        return taken
+
+    def holds_lock(self, connection: Connection) -> bool:
+        return bool(connection.scalar(text(f"SELECT EXISTS ({_HELD_LOCKS} AND l.pid = pg_backend_pid())"), _LOCK_PARTS))
+
+    def lock_holder(self, connection: Connection) -> Holder | None:
+        statement = f"SELECT a.application_name, a.pid, a.backend_start FROM pg_stat_activity a JOIN ({_HELD_LOCKS}) h ON h.pid = a.pid"
+        row = connection.execute(text(statement), _LOCK_PARTS).first()
+        if row is None:
+            return None
+        named = _HOLDER.fullmatch(row.application_name or "")
+        if named is None:
+            return Holder(row.application_name or None, None, row.pid, row.backend_start)
+        return Holder(named["program"], named["host"], int(named["pid"]), datetime.fromisoformat(named["since"]))
 
     def unlock(self, connection: Connection) -> None:
         connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _LOCK_KEY})
+
+    def says_done(self, error: BaseException) -> bool:
+        return _sqlstate(error) in _ALREADY_SO
+
+
+def _name_of_holder() -> str:
+    """At most 63 characters, which is what PostgreSQL keeps of an ``application_name``."""
+    host = re.sub(r"[^!-~]|@", "", socket.gethostname())[:20] or "localhost"
+    return f"fininfra-db {os.getpid()}@{host} {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _read_only(connection: Connection) -> None:

@@ -16,8 +16,11 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql import functions, operators
 from sqlalchemy.sql.elements import Over
 
-from fininfra_db.dialects.base import LOCK_TIMEOUT, ConnectionOpener, Dialect, Features, Purpose, first_line
+from fininfra_db.dialects.base import ConnectionOpener, Dialect, Features, Purpose, first_line
+from fininfra_db.dialects.locks import HeldLock
 from fininfra_db.errors import ConfigurationError, DatabaseMissing, DatabaseUnreachable, FininfraDbError, MigrationFailed, UrlInvalid
+from fininfra_db.results import Observer
+from fininfra_db.settings import LOCK_TIMEOUT
 from fininfra_db.types import Money
 
 _WAL_OFFSET: Final = 18
@@ -172,9 +175,11 @@ class SqliteDialect(Dialect):
         return f"SQLite database {url.database}"
 
     @asynccontextmanager
-    async def migration_lock(self, connect: ConnectionOpener, url: URL, timeout: float = LOCK_TIMEOUT) -> AsyncIterator[None]:
+    async def migration_lock(
+        self, connect: ConnectionOpener, url: URL, *, timeout: float = LOCK_TIMEOUT, observer: Observer | None = None
+    ) -> AsyncIterator[HeldLock]:
         """Nothing to do: the migration's own BEGIN IMMEDIATE is the lock, and it ends with the process whatever happens."""
-        yield
+        yield HeldLock()
 
     @contextmanager
     def guarded(self, connection: Connection) -> Iterator[None]:

@@ -22,9 +22,6 @@ from fininfra_db.types import utc_now
 _PLUGINS: Final = ["alembic.autogenerate.*", "alembic.ext.checkconstraint_byname"]
 """Alembic's comparisons, with the one for named CHECK constraints, which Alembic leaves to be asked for."""
 
-_RESERVED_PREFIX: Final = "fininfra_"
-"""Tables of this program's own, never a matter of the models."""
-
 _TABLE_MAKERS: Final = ("create_table", "rename_table")
 
 
@@ -37,7 +34,7 @@ def comparison_options(config: Config, scripts: ScriptDirectory) -> dict[str, An
             return True
         if not reflected or compare_to is not None:
             return True
-        return not name.startswith(_RESERVED_PREFIX) and name in owned()
+        return name in owned()
 
     def guard(context: MigrationContext, _revision: Any, directives: list[ops.MigrationScript]) -> None:
         if not getattr(config.cmd_opts, "autogenerate", False):

@@ -36,6 +36,7 @@ from fininfra_db.migrate.drift import comparison_options
 from fininfra_db.migrate.enums import MAKES_TYPES
 from fininfra_db.migrate.lookup import alembic_errors, missing_revision
 from fininfra_db.migrate.rendering import render_item
+from fininfra_db.migrate.watch import Watch
 from fininfra_db.settings import Settings, load_settings
 
 Work = Callable[[tuple[str, ...], MigrationContext], Iterable[Any]]
@@ -133,20 +134,29 @@ def _migrate_on(engine: Engine, settings: Settings) -> None:
 
 
 async def _migrate_alone(settings: Settings) -> None:
-    async with migration_lock(settings), open_connection(settings, "migration") as connection:
-        await connection.run_sync(lambda sync: _migrate(sync, settings))
+    """Under the plain ``alembic`` command: with the lock and the journal all the same."""
+    async with migration_lock(settings) as lock, lock.kept(), open_connection(settings, "migration") as connection:
+        watch = Watch(target_of(settings).dialect, lock)
+        await connection.run_sync(lambda sync: _migrate(sync, settings, watch))
 
 
-def _migrate(connection: Connection, settings: Settings) -> None:
+def _migrate(connection: Connection, settings: Settings, watch: Watch | None = None) -> None:
     """Run what Alembic was asked for on a connection on which nothing was executed yet.
 
     A statement before ``configure`` would begin a transaction that Alembic takes for its caller's and never commits.
     """
     dialect = dialect_of(connection.dialect.name)
     context.configure(connection=connection, **_options(settings, dialect))
+    if watch is not None:
+        _follow(context.get_context(), watch)
     reading = context.get_context().opts.get("dont_mutate", False)
     with context.begin_transaction(), nullcontext() if reading else dialect.guarded(connection):
         context.run_migrations()
+
+
+def _follow(migration: MigrationContext, watch: Watch) -> None:
+    plan: Any = migration._migrations_fn
+    migration._migrations_fn = lambda versions, its: watch.follow(plan(versions, its), versions, its)
 
 
 def _migrate_offline(settings: Settings) -> None:

@@ -6,12 +6,12 @@ counts the statements, so that a run that was killed can be told from one that n
 """
 
 import hashlib
-import io
-import tokenize
+import re
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from sqlalchemy import Column, Connection, Double, Integer, MetaData, String, Table, Text, inspect, select
+from sqlalchemy import Column, Connection, Double, Integer, MetaData, String, Table, Text, insert, inspect, select, update
 
 from fininfra_db.errors import RevisionBroken
 from fininfra_db.results import Entry
@@ -24,8 +24,12 @@ DONE: Final = "done"
 FAILED: Final = "failed"
 SETTLED: Final = "settled"
 
-_LAYOUT: Final = (tokenize.COMMENT, tokenize.NL, tokenize.ENCODING, tokenize.ENDMARKER)
-_BLOCKS: Final = (tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
+_TEXT_OR_COMMENT: Final = re.compile(
+    r'("""(?:\\.|[^\\])*?"""|\'\'\'(?:\\.|[^\\])*?\'\'\'|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\')|#[^\n]*', re.DOTALL
+)
+_DOCSTRING: Final = re.compile(
+    r'\s*[rRuU]?(?:"""(?:\\.|[^\\])*?"""|\'\'\'(?:\\.|[^\\])*?\'\'\'|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\')', re.DOTALL
+)
 
 entries: Final = Table(
     TABLE,
@@ -56,44 +60,35 @@ def read_entries(connection: Connection) -> tuple[Entry, ...]:
     return tuple(Entry(**row) for row in connection.execute(select(entries).order_by(entries.c.id)).mappings())
 
 
-def checksum_of(path: Path) -> str:
-    """The SHA-256 of a revision file's code, as hexadecimal digits: its comments, blank lines and docstring do not count.
+def read_unfinished(connection: Connection) -> Entry | None:
+    """The revision that began and did not end; None when all did. While a run goes on, that is the one it is at."""
+    if not inspect(connection).has_table(TABLE):
+        return None
+    row = connection.execute(select(entries).where(entries.c.outcome == RUNNING).order_by(entries.c.id)).mappings().first()
+    return Entry(**row) if row else None
 
-    The same on every version of Python: it is made from the text of the tokens. Raises ``RevisionBroken``.
+
+def write_entries(connection: Connection, *new: Entry) -> None:
+    """Insert rows; the table must be there."""
+    if new:
+        connection.execute(insert(entries), [asdict(entry) for entry in new])
+
+
+def rewrite(connection: Connection, entry: Entry) -> None:
+    """Make the row of ``entry`` say what ``entry`` says."""
+    connection.execute(update(entries).where(entries.c.id == entry.id), asdict(entry) | {"id": entry.id})
+
+
+def checksum_of(path: Path) -> str:
+    """The SHA-256 of a revision file's code, as hexadecimal digits: comments, blank lines and the docstring do not count.
+
+    It is made from the text, so every version of Python comes to the same. Raises ``RevisionBroken``.
     """
     try:
         source = path.read_text(encoding="utf-8")
-        tokens = list(tokenize.generate_tokens(io.StringIO(source).readline))
-    except (OSError, UnicodeDecodeError, tokenize.TokenError, SyntaxError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise RevisionBroken(f"The revision file {path.name} cannot be read: {error}.", f"Correct {path}.") from None
-    return hashlib.sha256("\n".join(_code(tokens, source.splitlines(keepends=True))).encode()).hexdigest()
-
-
-def _code(tokens: list[tokenize.TokenInfo], lines: list[str]) -> list[str]:
-    """The text of each token that is code. An f-string is one text, as it was before Python 3.12 took it apart."""
-    found: list[str] = []
-    fstring: list[tuple[int, int]] = []
-    for token in tokens:
-        kind = tokenize.tok_name[token.type]
-        if kind == "FSTRING_START":
-            fstring.append(token.start)
-        elif kind == "FSTRING_END":
-            start = fstring.pop()
-            if not fstring:
-                found.append(_slice(lines, start, token.end))
-        elif not fstring and token.type not in _LAYOUT:
-            found.append(tokenize.tok_name[token.type] if token.type in _BLOCKS else token.string)
-    is_docstring = len(found) > 1 and found[0].lstrip("rRuUbB")[:1] in ("'", '"') and found[1] == "NEWLINE"
-    return found[2:] if is_docstring else found
-
-
-def _slice(lines: list[str], start: tuple[int, int], end: tuple[int, int]) -> str:
-    (first, left), (last, right) = start, end
-    if first == last:
-        return lines[first - 1][left:right]
-    return lines[first - 1][left:] + "".join(lines[first : last - 1]) + lines[last - 1][:right]
-
-
-def as_row(entry: Entry) -> dict[str, Any]:
-    """The columns of a row."""
-    return {column.name: getattr(entry, column.name) for column in entries.c}
+    code = _TEXT_OR_COMMENT.sub(lambda found: found[1] or "", source)
+    code = _DOCSTRING.sub("", code, count=1) if _DOCSTRING.match(code) else code
+    lines = (line.rstrip() for line in code.splitlines())
+    return hashlib.sha256("\n".join(line for line in lines if line).encode()).hexdigest()

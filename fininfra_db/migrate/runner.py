@@ -7,79 +7,88 @@ what the run left behind, the run failed, whatever it reported.
 Alembic is imported only when there is something to run, so that finding nothing to do is quick.
 """
 
-import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, event, inspect, text
+from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import DBAPIError
 
-from fininfra_db.connections import migration_lock, read
+from fininfra_db.connections import migration_lock, open_connection, read
 from fininfra_db.dialects import target_of
 from fininfra_db.dialects.base import first_line
-from fininfra_db.errors import DatabaseAhead, FininfraDbError, MigrationFailed, OptionsInvalid, RevisionNotFound
+from fininfra_db.errors import (
+    DatabaseAhead,
+    FininfraDbError,
+    LockLost,
+    MigrationFailed,
+    OptionsInvalid,
+    RevisionNotFound,
+    UnfinishedRevision,
+)
 from fininfra_db.migrate.config import Project
-from fininfra_db.migrate.history import History, read_header
-from fininfra_db.results import Migrated, Observer, Script, Stamped, Step
+from fininfra_db.migrate.history import History
+from fininfra_db.migrate.journal import FAILED, read_unfinished, rewrite
+from fininfra_db.results import Entry, Migrated, Observer, Script, Stamped
 
 if TYPE_CHECKING:
     from alembic.config import Config
     from alembic.runtime.migration import MigrationContext
 
+    from fininfra_db.migrate.watch import Direction, Resume, Watch
+
 VERSION_TABLE = "alembic_version"
-Direction = Literal["up", "down"]
 _AHEAD_HINT = "Update the checkout to the one that made the revision, or check the database URL."
 _STAMP_HINT = "If create-tables made the tables, tell the history so with 'fininfra-db stamp head', then run 'fininfra-db check'."
 
 
-@dataclass
-class _Run:
-    """What a run has done so far."""
+@dataclass(frozen=True)
+class State:
+    """Where a database is: the rows of its version table, and the revision that an earlier run left unfinished."""
 
-    steps: list[Step] = field(default_factory=list)
-    running: Step | None = None
-    before: tuple[str, ...] = ()
-    expected: tuple[str, ...] = ()
-    committed_inside: Step | None = None
-    rolls_back: bool = True
-    """Whether a revision that fails leaves nothing behind: as ``env.py`` configured it, until the revision commits by itself."""
-
-    def note_commit(self, _connection: Connection) -> None:
-        """A commit while a revision runs is an ``autocommit_block``: what came before it stays."""
-        self.committed_inside = self.running
+    versions: tuple[str, ...] = ()
+    unfinished: Entry | None = None
 
 
 async def read_versions(project: Project) -> tuple[str, ...]:
     """The rows of the version table, without writing anything; empty when there is no such table."""
+    return (await read_state(project)).versions
+
+
+async def read_state(project: Project) -> State:
+    """Where the database is, without writing anything."""
     if project.is_ours:
-        return await read(project.settings, _select_versions)
+        return await read(project.settings, _select_state)
     from fininfra_db.migrate.environment import execute
 
-    found: list[str] = []
+    found: list[State] = []
 
-    def look(versions: tuple[str, ...], _context: "MigrationContext") -> Iterable[Any]:
-        found.extend(versions)
+    def look(versions: tuple[str, ...], context: "MigrationContext") -> Iterable[Any]:
+        assert context.connection is not None
+        found.append(State(tuple(sorted(versions)), read_unfinished(context.connection)))
         return ()
 
     await execute(project, look, "reading")
-    return tuple(sorted(found))
+    return found[0] if found else State()
 
 
-def _select_versions(connection: Connection) -> tuple[str, ...]:
-    if not inspect(connection).has_table(VERSION_TABLE):
-        return ()
-    return tuple(sorted(connection.scalars(text(f"SELECT version_num FROM {VERSION_TABLE}"))))
+def _select_state(connection: Connection) -> State:
+    versions = connection.scalars(text(f"SELECT version_num FROM {VERSION_TABLE}")) if inspect(connection).has_table(VERSION_TABLE) else ()
+    return State(tuple(sorted(versions)), read_unfinished(connection))
 
 
 async def upgrade(project: Project, revision: str, *, tag: str | None = None, observer: Observer | None = None) -> Migrated:
     """Apply every revision up to ``revision``. Raises ``DatabaseAhead``, ``RevisionNotFound``, ``MigrationFailed``..."""
     refuse_range(revision)
     history = project.history()
-    before = await _versions_or_none(project)
+    state = await _state_or_none(project)
+    before = state.versions
     refuse_unknown(history, before)
-    if history.is_at_head(before) and (revision == "heads" or (revision == "head" and len(history.heads) <= 1)):
+    if (
+        state.unfinished is None
+        and history.is_at_head(before)
+        and (revision == "heads" or (revision == "head" and len(history.heads) <= 1))
+    ):
         empty = () if history.revisions else (f"There is no revision file in {project.location}.",)
         return Migrated(before=before, after=before, warnings=empty)
     return await _migrate(project, "up", revision, before, tag, observer)
@@ -99,7 +108,7 @@ async def stamp(project: Project, revisions: tuple[str, ...], *, purge: bool = F
     from fininfra_db.migrate.environment import load_scripts
     from fininfra_db.migrate.lookup import alembic_errors
 
-    before = await _versions_or_none(project)
+    before = (await _state_or_none(project)).versions
     if not purge:
         refuse_unknown(project.history(), before, "Update the checkout. To forget what the database says: 'fininfra-db stamp --purge ...'.")
     config = alembic_config(project)
@@ -111,7 +120,8 @@ async def stamp(project: Project, revisions: tuple[str, ...], *, purge: bool = F
     with alembic_errors():
         list(plan(() if purge else before))  # a name that leads nowhere is found before anything is touched
 
-    return Stamped(before=before, after=await _run(project, config, plan, _Run(), destination_rev=revisions, tag=tag, purge=purge))
+    ran = await run_steps(project, config, plan, destination_rev=revisions, tag=tag, purge=purge)
+    return Stamped(before=before, after=ran.after)
 
 
 async def render_upgrade(project: Project, revision: str, tag: str | None = None) -> Script:
@@ -164,8 +174,8 @@ def refuse_unknown(history: History, versions: tuple[str, ...], hint: str = _AHE
         )
 
 
-async def _versions_or_none(project: Project) -> tuple[str, ...]:
-    """The database's versions; none for a SQLite file that the migration is about to make."""
+async def _state_or_none(project: Project) -> State:
+    """Where the database is; nowhere for a SQLite file that the migration is about to make."""
     target = target_of(project.settings)
     if not target.dialect.features.has_server:
         from fininfra_db.errors import DatabaseMissing
@@ -174,12 +184,18 @@ async def _versions_or_none(project: Project) -> tuple[str, ...]:
             target.dialect.look_before_connecting(target.url, "reading")
         except DatabaseMissing:
             target.dialect.look_before_connecting(target.url, "migration")
-            return ()
-    return await read_versions(project)
+            return State()
+    return await read_state(project)
 
 
 async def _migrate(
-    project: Project, direction: Direction, revision: str, before: tuple[str, ...], tag: str | None, observer: Observer | None
+    project: Project,
+    direction: "Direction",
+    revision: str,
+    before: tuple[str, ...],
+    tag: str | None,
+    observer: Observer | None,
+    resume: "Resume | None" = None,
 ) -> Migrated:
     from fininfra_db.migrate.config import alembic_config
     from fininfra_db.migrate.environment import load_scripts
@@ -190,64 +206,61 @@ async def _migrate(
     plan: Any = scripts._upgrade_revs if direction == "up" else scripts._downgrade_revs
     with alembic_errors():
         list(plan(revision, before))  # a name that leads nowhere is found before anything is touched
-    run = _Run()
-
-    def watched(versions: tuple[str, ...]) -> Iterable[Any]:
-        return _watched(plan(revision, versions), direction, run, observer)
-
-    try:
-        after = await _run(project, config, watched, run, destination_rev=revision, tag=tag)
-    except FininfraDbError as error:
-        if run.running is None or isinstance(error, RevisionNotFound):
-            raise
-        raise await _failed(project, run, error.message) from error
-    except Exception as error:  # a revision is the user's code, which may raise anything
-        if run.running is None:
-            raise
-        raise await _failed(project, run, _reason(project, error)) from error
-    return Migrated(before=run.before, after=after, steps=tuple(run.steps))
+    return await run_steps(
+        project, config, lambda versions: plan(revision, versions), observer=observer, resume=resume, destination_rev=revision, tag=tag
+    )
 
 
-async def _run(
-    project: Project, config: "Config", plan: Callable[[tuple[str, ...]], Iterable[Any]], run: _Run, **options: Any
-) -> tuple[str, ...]:
-    """Run the steps of ``plan`` under the lock. Returns where the database is then, which must be where the steps lead."""
+async def run_steps(
+    project: Project,
+    config: "Config",
+    plan: Callable[[tuple[str, ...]], Iterable[Any]],
+    *,
+    observer: Observer | None = None,
+    resume: "Resume | None" = None,
+    **options: Any,
+) -> Migrated:
+    """Run the steps of ``plan`` under the lock. The database must be where they lead when it is asked afterwards."""
+    from fininfra_db.migrate.watch import Watch
+
+    dialect = target_of(project.settings).dialect
+    async with migration_lock(project.settings, observer) as lock:
+        watch = Watch(dialect, lock, observer=observer, resume=resume)
+        try:
+            async with lock.kept():
+                await _execute(project, config, plan, watch, options)
+        except FininfraDbError as error:
+            if watch.running is None or isinstance(error, RevisionNotFound):
+                raise
+            raise await _failed(project, watch, error.message, error) from error
+        except Exception as error:  # a revision is the user's code, which may raise anything
+            if watch.running is None:
+                raise
+            raise await _failed(project, watch, _reason(project, error)) from error
+        after = await read_versions(project)
+    if set(after) != set(watch.expected):
+        raise MigrationFailed(
+            f"The run ended without an error, but the database is at {_at(after)} and not at {_at(watch.expected)}: it was not committed.",
+            "Look for a statement that env.py runs on the connection before context.configure().",
+        )
+    return Migrated(before=watch.before, after=after, steps=tuple(watch.steps))
+
+
+async def _execute(
+    project: Project, config: "Config", plan: Callable[[tuple[str, ...]], Iterable[Any]], watch: "Watch", options: dict[str, Any]
+) -> None:
     from fininfra_db.migrate.environment import execute
 
     def work(versions: tuple[str, ...], context: "MigrationContext") -> Iterable[Any]:
-        run.before = run.expected = tuple(sorted(versions))
-        run.rolls_back = context.impl.transactional_ddl
-        context.on_version_apply_callbacks += (lambda heads, **_: setattr(run, "expected", tuple(heads)),)
-        event.listen(context.connection, "commit", run.note_commit)
-        return plan(versions)
+        steps = list(plan(versions))
+        if not steps:
+            watch.refuse_unfinished(context)
+        return watch.follow(steps, versions, context)
 
-    async with migration_lock(project.settings):
-        await execute(project, work, "migration", config, **options)
-        after = await read_versions(project)
-    if set(after) != set(run.expected):
-        raise MigrationFailed(
-            f"The run ended without an error, but the database is at {_at(after)} and not at {_at(run.expected)}: it was not committed.",
-            "Look for a statement that env.py runs on the connection before context.configure().",
-        )
-    return after
+    await execute(project, work, "migration", config, **options)
 
 
-def _watched(plan: Iterable[Any], direction: Direction, run: _Run, observer: Observer | None) -> Iterator[Any]:
-    """Hand on each step. Alembic asks for the next one when it has run the one before, so the time between is its own."""
-    for step in plan:
-        script = step.revision
-        header = read_header(Path(script.path))
-        message = header.message if header else ""
-        run.running = Step(script.revision, message, direction, 0.0)
-        if observer is not None:
-            observer(run.running)
-        started = time.perf_counter()
-        yield step
-        run.steps.append(Step(script.revision, message, direction, time.perf_counter() - started))
-    run.running = None
-
-
-async def _render(project: Project, direction: Direction, start: str | None, target: str, tag: str | None) -> Script:
+async def _render(project: Project, direction: "Direction", start: str | None, target: str, tag: str | None) -> Script:
     from fininfra_db.migrate.config import alembic_config
     from fininfra_db.migrate.environment import load_scripts, render
 
@@ -263,29 +276,45 @@ def _reason(project: Project, error: Exception) -> str:
     return project.settings.redact(f"{reason}. Statement: {' '.join(statement.split())}" if statement else reason)
 
 
-async def _failed(project: Project, run: _Run, reason: str) -> MigrationFailed:
+async def _failed(project: Project, watch: "Watch", reason: str, error: FininfraDbError | None = None) -> FininfraDbError:
     """Say what failed, where, and what state the database is in now, by asking it."""
-    assert run.running is not None
-    step = run.running
+    assert watch.running is not None
+    step = watch.running
     verb = "apply" if step.direction == "up" else "revert"
+    remains = not watch.nothing_remains
     try:
-        state = f"The database is at {_at(await read_versions(project))}."
+        state = await read_state(project)
+        where = f"The database is at {_at(state.versions)}."
+        remains = remains and (state.unfinished is None or await _is_left_behind(project, watch, state.unfinished))
     except FininfraDbError:
-        state = "The database cannot be read now."
-    rolls_back = run.rolls_back and run.committed_inside is not step
-    if rolls_back:
-        state += f" Nothing of {step.revision} remains."
-    else:
-        why = "The revision committed a part of itself" if run.rolls_back else "This database commits each DDL statement by itself"
-        state += f" {why}: a part of {step.revision} may remain."
-    return MigrationFailed(
-        f"Revision {step.revision} ({step.message}) did not {verb}: {reason.rstrip('.')}. {state}",
+        where = "The database cannot be read now."
+    what = f"A part of {step.revision} may remain." if remains else f"Nothing of {step.revision} remains."
+    kind = type(error) if isinstance(error, LockLost | UnfinishedRevision) else MigrationFailed
+    hint = (
         _STAMP_HINT
-        if not run.before and "already exists" in reason
+        if not watch.before and "already exists" in reason
+        else "Correct the revision, then run 'fininfra-db repair --resume' for the rest of it; or finish or undo it by hand, then run "
+        "'fininfra-db repair --mark-applied' or '--mark-rolled-back'."
+        if remains
         else "Correct the revision, then run the command again."
-        if rolls_back
-        else "Look at the tables of the revision, undo or finish its part by hand, then run the command again.",
     )
+    return kind(
+        f"Revision {step.revision} ({step.message}) did not {verb}: {reason.rstrip('.')}. {where} {what}",
+        error.hint if isinstance(error, LockLost | UnfinishedRevision) else hint,
+    )
+
+
+async def _is_left_behind(project: Project, watch: "Watch", entry: Entry) -> bool:
+    """Whether the unfinished row means that a part of the revision is in the database; if not, the row says so from now on.
+
+    The row counts what was committed. A first statement that failed has done nothing, on any database.
+    """
+    if entry.statement > 1 or not watch.failed_at_once:
+        return True
+    async with open_connection(project.settings, "migration") as connection:
+        await connection.run_sync(lambda sync: rewrite(sync, replace(entry, outcome=FAILED)))
+        await connection.commit()
+    return False
 
 
 def _at(versions: tuple[str, ...]) -> str:

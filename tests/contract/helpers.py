@@ -19,9 +19,10 @@ async def create_empty_database(project: Project) -> None:
 
 
 async def table_names(project: Project) -> set[str]:
-    """Every table of the database."""
+    """Every table of the database but the program's own."""
     async with open_connection(project.settings(), "reading") as connection:
-        return set(await connection.run_sync(lambda sync: inspect(sync).get_table_names()))
+        found = await connection.run_sync(lambda sync: inspect(sync).get_table_names())
+        return {name for name in found if not name.startswith("fininfra_")}
 
 
 async def column_names(project: Project, table: str) -> set[str]:

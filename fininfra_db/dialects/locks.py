@@ -1,0 +1,130 @@
+"""The migration lock of a server: one session that holds it, and the proof that it still does.
+
+The lock lives on a connection of its own, in AUTOCOMMIT, and the server frees it when that connection ends. It is polled,
+never waited for inside the server: a waiting statement would deadlock with CREATE INDEX CONCURRENTLY.
+"""
+
+import asyncio
+import random
+import threading
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import URL
+from sqlalchemy.util import await_only
+
+from fininfra_db.errors import LockLost
+from fininfra_db.results import Observer, Waiting
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from fininfra_db.dialects.base import ConnectionOpener, Dialect
+
+ANSWER_TIMEOUT: Final = 15.0
+"""Seconds for the server to say that the lock is still held; after that the connection counts as lost."""
+
+HEARTBEAT: Final = 5.0
+"""Seconds between two such questions while a revision runs: they also keep the connection from being closed as idle."""
+
+_GOODBYE_TIMEOUT: Final = 5.0
+
+
+class HeldLock:
+    """The migration lock while it is held."""
+
+    async def verify(self) -> None:
+        """Raise ``LockLost`` unless the server says that the lock is still this run's."""
+
+    def require(self) -> None:
+        """``verify()`` for the synchronous code of a run: in a greenlet of the loop that took the lock, or in another thread."""
+
+    @asynccontextmanager
+    async def kept(self) -> AsyncIterator[None]:
+        """Ask again and again while the block runs; when the lock is lost, the block is cancelled and ``LockLost`` raised."""
+        yield
+
+
+class SessionLock(HeldLock):
+    """A lock that a session of the server holds."""
+
+    def __init__(self, dialect: "Dialect", connection: "AsyncConnection", url: URL) -> None:
+        self._dialect, self._connection, self._url = dialect, connection, url
+        self._busy = asyncio.Lock()
+        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
+        self._lost: LockLost | None = None
+
+    async def verify(self) -> None:
+        try:
+            async with self._busy, asyncio.timeout(ANSWER_TIMEOUT):
+                held = await self._connection.run_sync(self._dialect.holds_lock)
+        except Exception:  # every driver says in its own way that the connection is gone, and with it the lock
+            held = False
+        if not held:
+            raise LockLost(
+                f"The migration lock of {self._dialect.describe(self._url)} was lost: its connection ended or was given to somebody else.",
+                "Another migration may run now. See where the database is with 'fininfra-db status', then run the command again.",
+            )
+
+    def require(self) -> None:
+        if threading.get_ident() == self._thread:
+            await_only(self.verify())
+        else:
+            asyncio.run_coroutine_threadsafe(self.verify(), self._loop).result()
+
+    @asynccontextmanager
+    async def kept(self) -> AsyncIterator[None]:
+        worker = asyncio.current_task()
+        assert worker is not None
+        beat = asyncio.create_task(self._beat(worker))
+        try:
+            yield
+        except asyncio.CancelledError:
+            if self._lost is None:
+                raise
+            worker.uncancel()
+            raise self._lost from None
+        finally:
+            beat.cancel()
+
+    async def _beat(self, worker: "asyncio.Task[object]") -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT)
+            try:
+                await self.verify()
+            except LockLost as lost:
+                self._lost = lost
+                worker.cancel()
+                return
+
+
+@asynccontextmanager
+async def hold(
+    dialect: "Dialect", connect: "ConnectionOpener", url: URL, timeout: float, observer: Observer | None
+) -> AsyncIterator[HeldLock]:
+    """Take the lock, waiting up to ``timeout`` seconds for whoever holds it. Raises ``LockNotObtained`` or ``LockUnsafe``."""
+    async with connect() as connection:
+        await dialect.refuse_unsafe_lock(connection, connect)
+        await _take(dialect, connection, url, timeout, observer)
+        try:
+            yield SessionLock(dialect, connection, url)
+        finally:
+            # Whatever keeps the server from answering, it frees the lock when the connection ends, and that is next.
+            with suppress(Exception):
+                async with asyncio.timeout(_GOODBYE_TIMEOUT):
+                    await connection.run_sync(dialect.unlock)
+
+
+async def _take(dialect: "Dialect", connection: "AsyncConnection", url: URL, timeout: float, observer: Observer | None) -> None:
+    deadline = time.monotonic() + timeout
+    told = False
+    while not await connection.run_sync(dialect.try_lock):
+        holder = await connection.run_sync(dialect.lock_holder)
+        if time.monotonic() >= deadline:
+            raise dialect.lock_not_obtained(url, holder)
+        if observer is not None and not told:
+            observer(Waiting(holder, timeout))
+            told = True
+        await asyncio.sleep(min(random.uniform(0.05, 0.25), max(0.0, deadline - time.monotonic())))

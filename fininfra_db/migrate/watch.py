@@ -1,0 +1,165 @@
+"""Following one run, step by step: the lock is shown to be held, the journal is written, the observer is told, and time is taken."""
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from fininfra_db.dialects import Dialect
+from fininfra_db.dialects.locks import HeldLock
+from fininfra_db.errors import UnfinishedRevision
+from fininfra_db.migrate import journal
+from fininfra_db.migrate.history import read_header
+from fininfra_db.migrate.recorder import Recorder
+from fininfra_db.results import Entry, Observer, Step
+
+if TYPE_CHECKING:
+    from alembic.runtime.migration import MigrationContext
+
+Direction = Literal["up", "down"]
+
+
+@dataclass(frozen=True)
+class Resume:
+    """How a run treats the revision that an earlier one left unfinished.
+
+    ``entry`` is the row that the caller has read; ``run_it`` says whether what is missing of the revision is run, or
+    only its version written.
+    """
+
+    entry: Entry
+    run_it: bool = True
+
+
+class Watch:
+    """What a run has done so far. One run may go through Alembic several times, when a revision is tried again."""
+
+    def __init__(self, dialect: Dialect, lock: HeldLock, *, observer: Observer | None = None, resume: Resume | None = None) -> None:
+        self._dialect, self._lock, self._observer, self._resume = dialect, lock, observer, resume
+        self.steps: list[Step] = []
+        self.running: Step | None = None
+        self.before: tuple[str, ...] = ()
+        self.expected: tuple[str, ...] = ()
+        self.rolls_back = True
+        """Whether a failing revision leaves nothing behind: as ``env.py`` configured it, until the revision commits by itself."""
+        self._plan: list[Any] | None = None
+        self._started = 0.0
+        self._recorder: Recorder | None = None
+
+    @property
+    def nothing_remains(self) -> bool:
+        """Whether nothing of the running revision is left in the database when it fails now."""
+        return self.rolls_back and not (self._recorder is not None and self._recorder.committed_inside)
+
+    @property
+    def failed_at_once(self) -> bool:
+        """Whether the running revision failed at its first statement, or before: then it changed nothing."""
+        return self._recorder is None or self._recorder.has_done_nothing
+
+    def follow(self, plan: Iterable[Any], versions: tuple[str, ...], context: "MigrationContext") -> Iterator[Any]:
+        """Hand on the steps of ``plan`` that are not done yet. Alembic asks for the next one when it has run the one before.
+
+        Raises ``LockLost``, or ``UnfinishedRevision`` when an earlier run left a part of a revision behind.
+        """
+        if self._plan is None:
+            self._plan, self.before = list(plan), tuple(sorted(versions))
+        self.expected = tuple(sorted(versions))
+        self.rolls_back = context.impl.transactional_ddl
+        context.on_version_apply_callbacks += (self._applied,)
+        steps = self._plan[len(self.steps) :]
+        if any(_is_revision(step) for step in steps):
+            self._start_recording(context, steps[0])
+        for step in steps:
+            if not _is_revision(step):
+                yield step
+                continue
+            self._begin(step)
+            yield step
+            self._end()
+        if self._recorder is not None:
+            self._recorder.end()
+
+    def refuse_unfinished(self, context: "MigrationContext") -> None:
+        """Raise ``UnfinishedRevision`` when an earlier run left a part of a revision behind: nothing to do is not all done then."""
+        assert context.connection is not None
+        entry = journal.read_unfinished(context.connection)
+        if entry is not None and entry.statement:
+            raise unfinished(entry)
+
+    def _start_recording(self, context: "MigrationContext", first: Any) -> None:
+        connection = context.connection
+        assert connection is not None
+        in_one_transaction = context.impl.transactional_ddl and not context.opts.get("transaction_per_migration", False)
+        entry = journal.read_unfinished(connection)
+        if entry is not None and entry.statement == 0:
+            journal.rewrite(connection, replace(entry, outcome=journal.FAILED))  # it ended before its first statement
+            entry = None
+        if entry is not None and self._resume is None:
+            self._resume = self._carry_on(entry, first)
+        resume = self._resume.entry if self._resume is not None and not self.steps else None
+        self._recorder = Recorder(connection, self._dialect, in_one_transaction=in_one_transaction, resume=resume)
+
+    def _carry_on(self, entry: Entry, first: Any) -> Resume:
+        """A revision that committed a part of itself on purpose is carried on with, where all the rest is rolled back.
+
+        Where every DDL statement commits, somebody has to look first.
+        """
+        if self._dialect.features.transactional_ddl and (first.revision.revision, _direction(first)) == (entry.revision, entry.direction):
+            return Resume(entry)
+        raise unfinished(entry)
+
+    def _begin(self, step: Any) -> None:
+        self._lock.require()
+        script = step.revision
+        header = read_header(Path(script.path))
+        self.running = Step(script.revision, header.message if header else "", _direction(step), 0.0)
+        if self._observer is not None:
+            self._observer(self.running)
+        assert self._recorder is not None
+        self._recorder.begin(script.revision, _direction(step), journal.checksum_of(Path(script.path)))
+        if self._only_marks:
+            step.migration_fn = _do_nothing
+        else:
+            step.migration_fn = self._recorder.watching(getattr(script.module, "upgrade" if step.is_upgrade else "downgrade"))
+        self._started = time.perf_counter()
+
+    @property
+    def _only_marks(self) -> bool:
+        """Whether the running revision is the one that somebody finished by hand."""
+        return self._resume is not None and not self._resume.run_it and not self.steps
+
+    def _applied(self, *, heads: set[str], step: Any, **_: Any) -> None:
+        """Alembic has run a step and written its version; its transaction is still open."""
+        self.expected = tuple(sorted(heads))
+        if self._recorder is not None and not step.is_stamp:
+            self._recorder.done(time.perf_counter() - self._started, journal.SETTLED if self._only_marks else journal.DONE)
+
+    def _end(self) -> None:
+        assert self.running is not None
+        self.steps.append(replace(self.running, seconds=time.perf_counter() - self._started))
+        self.running = None
+
+
+def unfinished(entry: Entry) -> UnfinishedRevision:
+    """The error for a part of a revision that an earlier run left behind."""
+    what = f" (statement {entry.statement}: {entry.statement_sql})" if entry.statement_sql else f" (after statement {entry.statement})"
+    verb = "applying" if entry.direction == "up" else "reverting"
+    return UnfinishedRevision(
+        f"A run that was {verb} revision {entry.revision} on {entry.started:%Y-%m-%d %H:%M} UTC (host {entry.host}, pid {entry.pid}) "
+        f"ended in the middle{what}. A part of it is in the database. Nothing was run.",
+        "Settle it with 'fininfra-db repair --resume' to run the rest, or, after finishing or undoing it by hand, with "
+        "'fininfra-db repair --mark-applied' or '--mark-rolled-back'.",
+    )
+
+
+def _is_revision(step: Any) -> bool:
+    """A step that runs a revision; a stamp only writes a version."""
+    return hasattr(step, "revision")
+
+
+def _direction(step: Any) -> Direction:
+    return "up" if step.is_upgrade else "down"
+
+
+def _do_nothing(**_: Any) -> None: ...
