@@ -114,6 +114,10 @@ class DatabaseUnreachable(FininfraDbError):
     exit_code = 6
 
 
+class ServerNotReady(DatabaseUnreachable):
+    """Nobody answers yet, or the server is starting, stopping or full: a trouble that waiting may end."""
+
+
 class DatabaseMissing(DatabaseUnreachable):
     """The server answers but has no such database, or the SQLite file does not exist."""
 

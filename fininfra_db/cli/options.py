@@ -1,6 +1,7 @@
 """The options that every command takes, declared once, and how a command comes to have them."""
 
 import functools
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -58,19 +59,30 @@ def shared_options() -> frozenset[str]:
     return frozenset(parameter.name for parameter in _shared_parameters())
 
 
+def _seconds(text: str) -> float:
+    """The only numbers that this program takes. Raises ``ValueError``."""
+    seconds = float(text)
+    if not 0 <= seconds < math.inf:
+        raise ValueError
+    return seconds
+
+
 class _AsWritten:
     """How Typer is kept from checking a value: it would use Pydantic, whose import takes a fifth of a short command's time."""
 
-    converters: Final[dict[Any, Callable[[Any], Any]]] = {str: str, Path: Path, list[str]: tuple}
+    converters: Final[dict[Any, Callable[[Any], Any]]] = {str: str, Path: Path, list[str]: tuple, float: _seconds}
 
     def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
         if value is None:
             return () if param.multiple or param.nargs == -1 else None
-        return self.converters[param.type_descriptor.annotation](value)
+        try:
+            return self.converters[param.type_descriptor.annotation](value)
+        except ValueError:
+            raise typer.BadParameter(f"{value!r} is not a number of seconds.", ctx=ctx, param=param) from None
 
 
 def as_written(parameters: list[Any]) -> list[Any]:
-    """The parameters of a command; text, paths and flags among them are taken as they are written, unchecked."""
+    """The parameters of a command; text, paths, seconds and flags among them are taken as they are written, unchecked."""
     for parameter in parameters:
         annotation = parameter.type_descriptor.annotation
         if annotation is bool and parameter.default is None:

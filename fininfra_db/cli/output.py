@@ -135,6 +135,8 @@ def _print(shown: View, stream: TextIO) -> None:
     for row in shown.grid.rows:
         table.add_row(*(Text(cell) for cell in row))
     console = Console(file=stream, markup=False, highlight=False)
+    for line in shown.grid.introduction:
+        console.print(line, soft_wrap=True)
     console.print(table)
     if shown.grid.summary:
         console.print(shown.grid.summary)

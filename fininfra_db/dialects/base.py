@@ -20,7 +20,7 @@ from fininfra_db.dialects.locks import HeldLock, hold
 from fininfra_db.dialects.tls import OPTIONS as TLS_OPTIONS
 from fininfra_db.dialects.tls import tls_of
 from fininfra_db.dialects.wording import first_line as first_line
-from fininfra_db.errors import DatabaseMissing, DatabaseUnreachable, FininfraDbError, LockNotObtained, UrlInvalid
+from fininfra_db.errors import DatabaseMissing, DatabaseUnreachable, FininfraDbError, LockNotObtained, ServerNotReady, UrlInvalid
 from fininfra_db.results import Holder, Observer
 from fininfra_db.settings import LOCK_TIMEOUT
 
@@ -130,21 +130,31 @@ class Dialect:
         causes = list(_causes(error))
         if isinstance(error, TypeError | InvalidRequestError):
             return UrlInvalid(f"The driver does not take an option of the database URL: {first_line(error)}", "Remove the option.")
-        if any(isinstance(cause, TimeoutError) for cause in causes):
-            return DatabaseUnreachable(f"{where} did not answer in time.", "Check the host and port, and that the server runs.")
         if self.says_missing(error):
             return DatabaseMissing(f"{where} does not exist.", "Run 'fininfra-db setup-and-migrate' to create it, or check the name.")
+        kind = ServerNotReady if self.is_passing(error) else DatabaseUnreachable
+        if any(isinstance(cause, TimeoutError) for cause in causes):
+            return kind(f"{where} did not answer in time.", "Check the host and port, and that the server runs.")
         if any(isinstance(cause, socket.gaierror) for cause in causes):
-            return DatabaseUnreachable(f"The host of {where} is unknown.", "Check the host name in the database URL.")
+            return kind(f"The host of {where} is unknown.", "Check the host name in the database URL.")
         for cause in causes:
             if isinstance(cause, ssl.SSLCertVerificationError):
                 return DatabaseUnreachable(
                     f"The certificate of {where} is not trusted: {cause.verify_message}.",
                     "Check sslmode, sslrootcert and the host in the database URL. No password was sent.",
                 )
-        return DatabaseUnreachable(
+        return kind(
             f"Cannot connect to {where}: {first_line(error)}", "Check that the server runs and that the URL's user and password are right."
         )
+
+    def is_passing(self, error: BaseException) -> bool:
+        """Whether a failed connect is a trouble that goes away by itself: nobody answers, or not yet, or the server is full.
+
+        What is about the login, the database or TLS stays as it is, however long it is waited for.
+        """
+        causes = [cause for cause in _causes(error) if isinstance(cause, OSError | EOFError)]
+        lasting = any(isinstance(cause, ssl.SSLError | PermissionError) or "SSL" in str(cause) for cause in causes)
+        return bool(causes) and not lasting
 
     def says_missing(self, error: BaseException) -> bool:
         """Whether the error says that the server has no such database."""
@@ -162,6 +172,16 @@ class Dialect:
         """The database in words, without user and password."""
         host = url.host or "local socket"
         return f"{self.label} database {url.database!r} at {host}{f':{url.port}' if url.port else ''}"
+
+    # Looking.
+
+    def server_version(self, connection: Connection) -> str:
+        """Product and version, such as ``PostgreSQL 16.4``."""
+        raise NotImplementedError
+
+    def size(self, connection: Connection) -> int | None:
+        """The size of the database in bytes; None when it cannot be told."""
+        raise NotImplementedError
 
     # Work.
 

@@ -19,6 +19,8 @@ from fininfra_db.errors import DatabaseUnreachable
 from fininfra_db.results import Holder
 
 _UNKNOWN_DATABASE: Final = 1049
+_PASSING: Final = (1040, 1203, 1053, 2006, 2013)
+"""Too many connections, of all and of one user; shutting down; gone; lost."""
 _LONGEST_LOCK_NAME: Final = 64
 _HOLDER_TABLE: Final = "fininfra_lock"
 _MAKE_HOLDER_TABLE: Final = (
@@ -67,8 +69,19 @@ class MysqlDialect(Dialect):
         return {"begin": _begin_read_only}
 
     def says_missing(self, error: BaseException) -> bool:
-        cause = error.orig if isinstance(error, DBAPIError) else error
-        return _UNKNOWN_DATABASE in getattr(cause, "args", ())[:1]
+        return _number(error) == _UNKNOWN_DATABASE
+
+    def is_passing(self, error: BaseException) -> bool:
+        return _number(error) in _PASSING or super().is_passing(error)
+
+    def server_version(self, connection: Connection) -> str:
+        version, _, rest = str(connection.scalar(text("SELECT VERSION()"))).partition("-")
+        return f"{'MariaDB' if 'mariadb' in rest.lower() else 'MySQL'} {version}"
+
+    def size(self, connection: Connection) -> int:
+        """As of the server's last look at its tables: MySQL keeps these figures for a day."""
+        query = "SELECT sum(data_length + index_length) FROM information_schema.tables WHERE table_schema = DATABASE()"
+        return int(connection.scalar(text(query)) or 0)
 
     def create_database(self, connection: Connection, name: str) -> None:
         quoted = connection.dialect.identifier_preparer.quote_identifier(name)
@@ -104,8 +117,12 @@ class MysqlDialect(Dialect):
         connection.execute(text("SELECT RELEASE_LOCK(:name)"), {"name": _lock_name(connection)})
 
     def says_done(self, error: BaseException) -> bool:
-        cause = error.orig if isinstance(error, DBAPIError) else error
-        return bool(set(_ALREADY_SO) & set(getattr(cause, "args", ())[:1]))
+        return _number(error) in _ALREADY_SO
+
+
+def _number(error: BaseException) -> object:
+    """The server's or the driver's number of an error; None where there is none."""
+    return next(iter(getattr(error.orig if isinstance(error, DBAPIError) else error, "args", ())), None)
 
 
 def _begin_read_only(connection: Connection) -> None:

@@ -31,6 +31,13 @@ _ALREADY_SO: Final = ("42P07", "42710", "42701", "42P06", "42P01", "42704", "427
 
 _INTEGERS: Final = ("command_timeout", "statement_cache_size", "max_cached_statement_lifetime", "max_cacheable_statement_size")
 _INVALID_CATALOG_NAME: Final = "3D000"
+_PASSING: Final = ("57P03", "57P01", "57P02", "53300", "08000", "08001", "08003", "08006")
+"""Starting up, shutting down, crashed, too many connections, and connections that were not made or broke off."""
+_LIBPQ_SAYS_PASSING: Final = re.compile(
+    "failed to resolve|connection timeout|Connection refused|timeout expired|server closed the connection|starting up|shutting down"
+    "|in recovery mode|not yet accepting connections|too many clients|remaining connection slots"
+)
+_LIBPQ_SAYS_MISSING: Final = re.compile(r'FATAL: +database "[^"]*" does not exist')
 _DUPLICATE_DATABASE: Final = ("42P04", "23505")
 
 
@@ -69,7 +76,16 @@ class PostgresqlDialect(Dialect):
         return {"engine_connect": _read_only}
 
     def says_missing(self, error: BaseException) -> bool:
-        return _sqlstate(error) == _INVALID_CATALOG_NAME
+        return _sqlstate(error) == _INVALID_CATALOG_NAME or bool(_LIBPQ_SAYS_MISSING.search(_libpq_message(error)))
+
+    def is_passing(self, error: BaseException) -> bool:
+        return _sqlstate(error) in _PASSING or bool(_LIBPQ_SAYS_PASSING.search(_libpq_message(error))) or super().is_passing(error)
+
+    def server_version(self, connection: Connection) -> str:
+        return f"{self.label} {connection.scalar(text('SHOW server_version'))}".partition(" (")[0]
+
+    def size(self, connection: Connection) -> int:
+        return connection.scalar(text("SELECT pg_database_size(current_database())"))
 
     def says_exists(self, error: BaseException) -> bool:
         return _sqlstate(error) in _DUPLICATE_DATABASE
@@ -125,6 +141,12 @@ def _server_settings(options: str) -> dict[str, str]:
     if not settings:
         raise UrlInvalid("The 'options' of the database URL are not of the form '-c name=value'.", "Correct the database URL.")
     return {name: re.sub(r"\\(.)", r"\1", value) for name, value in settings.items()}
+
+
+def _libpq_message(error: BaseException) -> str:
+    """What psycopg says of a failed connect, for which libpq gives no SQLSTATE; nothing of any other error."""
+    text = str(error.orig) if isinstance(error, DBAPIError) else ""
+    return text if text.startswith(("connection failed", "failed to resolve", "connection timeout")) else ""
 
 
 def _sqlstate(error: BaseException) -> str | None:

@@ -174,6 +174,15 @@ class SqliteDialect(Dialect):
     def describe(self, url: URL) -> str:
         return f"SQLite database {url.database}"
 
+    def server_version(self, connection: Connection) -> str:
+        return f"{self.label} {connection.exec_driver_sql('SELECT sqlite_version()').scalar()}"
+
+    def size(self, connection: Connection) -> int:
+        """Of the file, and of the log beside it."""
+        path = Path(next(row[2] for row in connection.exec_driver_sql("PRAGMA database_list") if row[1] == "main"))
+        files = (path, path.with_name(f"{path.name}-wal"))
+        return sum(file.stat().st_size for file in files if file.exists())
+
     @asynccontextmanager
     async def migration_lock(
         self, connect: ConnectionOpener, url: URL, *, timeout: float = LOCK_TIMEOUT, observer: Observer | None = None
