@@ -75,7 +75,7 @@ class MssqlDialect(Dialect):
         return f"{self.label} {version}"
 
     def size(self, connection: Connection) -> int:
-        return connection.scalar(text("SELECT SUM(CAST(size AS bigint)) * 8192 FROM sys.database_files"))
+        return int(connection.scalar(text("SELECT SUM(CAST(size AS bigint)) * 8192 FROM sys.database_files")) or 0)
 
     def says_exists(self, error: BaseException) -> bool:
         return f"({_DATABASE_EXISTS})" in _odbc_message(error)

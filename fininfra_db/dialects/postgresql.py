@@ -85,7 +85,7 @@ class PostgresqlDialect(Dialect):
         return f"{self.label} {connection.scalar(text('SHOW server_version'))}".partition(" (")[0]
 
     def size(self, connection: Connection) -> int:
-        return connection.scalar(text("SELECT pg_database_size(current_database())"))
+        return int(connection.scalar(text("SELECT pg_database_size(current_database())")) or 0)
 
     def says_exists(self, error: BaseException) -> bool:
         return _sqlstate(error) in _DUPLICATE_DATABASE

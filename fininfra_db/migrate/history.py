@@ -37,11 +37,10 @@ class History:
     @cached_property
     def in_order(self) -> tuple[RevisionInfo, ...]:
         """Every revision, each after those that it follows or depends on; among equals by file name."""
-        parents = {
-            name: (self.ancestors([name]) if info.depends_on else set(info.down_revisions)) - {name}
-            for name, info in self.revisions.items()
-        }
-        sorter = TopologicalSorter({name: sorted(parents[name] & set(self.revisions)) for name in parents})
+        sorter: TopologicalSorter[str] = TopologicalSorter()
+        for name, info in sorted(self.revisions.items(), key=lambda item: item[1].path.name):
+            below = self.ancestors([name]) - {name} if info.depends_on else info.down_revisions
+            sorter.add(name, *sorted(below))
         return tuple(self.revisions[name] for name in sorter.static_order())
 
     @cached_property
