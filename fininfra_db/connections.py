@@ -18,6 +18,7 @@ from sqlalchemy.util import greenlet_spawn
 from fininfra_db.dialects import Target, target_of
 from fininfra_db.dialects.base import Purpose, first_line
 from fininfra_db.dialects.locks import HeldLock
+from fininfra_db.dialects.sessions import SessionOptions
 from fininfra_db.errors import DatabaseFailed, DatabaseMissing, DriverMissing, FininfraDbError, UrlInvalid
 from fininfra_db.results import Observer
 from fininfra_db.security import keyring_of
@@ -43,7 +44,8 @@ def make_engine(settings: Settings, purpose: Purpose) -> "AsyncEngine":
 def _make_engine(settings: Settings, purpose: Purpose) -> Engine:
     """The engine inside: its driver is asynchronous, so it runs within ``greenlet_spawn`` only."""
     target = target_of(settings)
-    url, arguments = target.dialect.engine_arguments(target.url, purpose)
+    session = session_options(settings, purpose)
+    url, arguments = target.dialect.engine_arguments(target.url, purpose, session)
     options: dict[str, Any] = {"hide_parameters": True, "connect_args": arguments}
     if purpose == "application":
         options["pool_pre_ping"] = target.dialect.features.has_server
@@ -52,12 +54,22 @@ def _make_engine(settings: Settings, purpose: Purpose) -> Engine:
     if purpose == "maintenance":
         options["isolation_level"] = "AUTOCOMMIT"
     engine = _create(url, target, options)
-    target.dialect.prepare(engine, target.url, purpose)
+    target.dialect.prepare(engine, target.url, purpose, session)
     if purpose == "reading":
         for moment, hook in target.dialect.reading_hooks().items():
             event.listen(engine, moment, hook)
     use_keyring(engine.dialect, keyring_of(settings))
     return engine
+
+
+def session_options(settings: Settings, purpose: Purpose) -> SessionOptions:
+    """How long the sessions of one purpose wait. A migration begins when the lock was taken, which proves the place."""
+    return SessionOptions(
+        lock_timeout=settings.lock_timeout,
+        ddl_lock_timeout=settings.ddl_lock_timeout,
+        statement_timeout=settings.statement_timeout,
+        is_proven=purpose == "migration" and settings.migration_lock,
+    )
 
 
 def _create(url: URL, target: Target, options: dict[str, Any]) -> Engine:
@@ -144,7 +156,10 @@ def _statement_errors_in_words(settings: Settings) -> Iterator[None]:
 
 @asynccontextmanager
 async def migration_lock(settings: Settings, observer: Observer | None = None) -> AsyncIterator[HeldLock]:
-    """Hold the migration lock of the database for as long as the block runs."""
+    """Hold the migration lock of the database for as long as the block runs; none when the settings say so."""
+    if not settings.migration_lock:
+        yield HeldLock()
+        return
     target = target_of(settings)
     async with target.dialect.migration_lock(
         lambda: open_connection(settings, "maintenance"), target.url, timeout=settings.lock_timeout, observer=observer

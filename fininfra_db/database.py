@@ -4,28 +4,38 @@ It composes and does nothing else: settings come in, results come out, errors ar
 running event loop, prints nothing, and touches neither logging nor the environment.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sqlalchemy.util import greenlet_spawn
+
 from fininfra_db.connections import ensure_database
+from fininfra_db.dialects import target_of
 from fininfra_db.errors import OptionsInvalid, ProjectNotFound
 from fininfra_db.migrate import runner
 from fininfra_db.migrate.config import Project, alembic_options, find_project, load_metadata
 from fininfra_db.migrate.scaffold import DEFAULT_DIRECTORY, project_lock, scaffold
 from fininfra_db.results import (
+    BlastRadius,
     Checked,
+    Confirm,
     Current,
+    Environment,
     Initialized,
+    Marked,
     Migrated,
     Observer,
     Repaired,
     Reset,
+    Restored,
     Revised,
     Revisions,
     Script,
     Seeded,
     SetUp,
     Shown,
+    Snapshots,
     Stamped,
     Status,
     TablesCreated,
@@ -35,6 +45,7 @@ from fininfra_db.settings import DEFAULT_SEED, Settings, load_settings, reread_p
 
 if TYPE_CHECKING:
     from fininfra_db.migrate.authoring import Draft
+    from fininfra_db.migrate.guard import Action
     from fininfra_db.migrate.repair import Settlement
 
 
@@ -43,12 +54,15 @@ class Database:
 
     ``settings`` default to those of the process: environment, ``.env``, ``alembic.ini``; ``SQL_URL_DIRECT``, where it is set,
     is the URL. ``observer`` is told of what happens during a run: each revision as it begins, waiting for a lock, trying again.
+    ``confirm`` asks a person before data may be lost; without it what is protected needs ``confirm_database``, the name of the
+    database, and the rest is done without asking.
     Every method may raise ``ConfigurationError`` and ``DatabaseUnreachable``; the others are named where they come from.
     """
 
-    def __init__(self, settings: Settings | None = None, *, observer: Observer | None = None) -> None:
+    def __init__(self, settings: Settings | None = None, *, observer: Observer | None = None, confirm: Confirm | None = None) -> None:
         self.settings = (settings or load_settings()).direct
         self._observer = observer
+        self._confirm = confirm
 
     async def init(self, directory: str = DEFAULT_DIRECTORY, *, models: tuple[str, ...] = (), package: bool = False) -> Initialized:
         """Write the files of a new project; nothing that is there already."""
@@ -77,8 +91,13 @@ class Database:
         return merge(self._project(), revisions, message=message, branch_label=branch_label, rev_id=rev_id, splice=splice)
 
     async def upgrade(self, revision: str = "head", *, tag: str | None = None) -> Migrated:
-        """Apply the revisions up to ``revision``."""
-        return await runner.upgrade(self._project(), revision, tag=tag, observer=self._observer)
+        """Apply the revisions up to ``revision``, and mark the database with ``APP_ENV`` if it has no marker yet."""
+        migrated = await runner.upgrade(self._project(), revision, tag=tag, observer=self._observer)
+        if not migrated.steps or self.settings.environment is None:
+            return migrated
+        from fininfra_db.migrate.marker import mark_migrated
+
+        return replace(migrated, warnings=migrated.warnings + await mark_migrated(self.settings))
 
     async def repair(self, settlement: "Settlement") -> Repaired:
         """Settle a revision that an earlier run left unfinished: ``resume``, ``mark-applied`` or ``mark-rolled-back``."""
@@ -90,9 +109,14 @@ class Database:
         """The SQL of an upgrade to ``revision``, or of ``from:to``; no database is contacted."""
         return await runner.render_upgrade(self._project(), revision, tag)
 
-    async def downgrade(self, revision: str, *, tag: str | None = None) -> Migrated:
-        """Revert the revisions above ``revision``; ``base`` reverts all."""
-        return await runner.downgrade(self._project(), revision, tag=tag, observer=self._observer)
+    async def downgrade(self, revision: str, *, tag: str | None = None, confirm_database: str | None = None) -> Migrated:
+        """Revert the revisions above ``revision``; ``base`` reverts all. Raises ``Protected``, ``WrongDatabaseName``."""
+        from fininfra_db.migrate.guard import DOWNGRADE
+
+        project = self._project()
+        radius = await self._require(DOWNGRADE, confirm_database, project)
+        migrated = await runner.downgrade(project, revision, tag=tag, observer=self._observer)
+        return replace(migrated, blast_radius=radius)
 
     async def downgrade_script(self, revision: str, *, tag: str | None = None) -> Script:
         """The SQL of a downgrade ``from:to``; no database is contacted."""
@@ -113,7 +137,7 @@ class Database:
         from fininfra_db.migrate.looking import look_at_current
 
         project = self._project()
-        return look_at_current(project.history(), await runner.read_versions(project), check_heads=check_heads)
+        return look_at_current(project.history(), await runner.read_versions(project, only_looking=True), check_heads=check_heads)
 
     async def history(self, rev_range: str | None = None, *, indicate_current: bool = False, ledger: bool = False) -> Revisions:
         """The revisions of ``[start]:[end]``, newest first; ``current`` stands for the database's revision.
@@ -124,7 +148,7 @@ class Database:
         from fininfra_db.migrate.lookup import names_current
 
         project = self._project()
-        versions = await runner.read_versions(project) if indicate_current or names_current(rev_range) else None
+        versions = await runner.read_versions(project, only_looking=True) if indicate_current or names_current(rev_range) else None
         found = look_at_history(project.history(), rev_range, versions)
         if not ledger:
             return found
@@ -148,7 +172,7 @@ class Database:
             return Shown(revisions=find_revisions(history, revision))
         from fininfra_db.migrate.looking import show_current
 
-        return show_current(history, await runner.read_versions(project))
+        return show_current(history, await runner.read_versions(project, only_looking=True))
 
     async def check(self) -> Checked:
         """Whether the history has one head, the database is at it, and the models agree with the database."""
@@ -200,26 +224,89 @@ class Database:
             self._project().require_models()
         return await create_tables(self.settings)
 
-    async def seed(self, name: str = DEFAULT_SEED) -> Seeded:
-        """Write the rows of a seed: ``household``, which twice gives the same rows, or ``module:callable`` of the project."""
-        from fininfra_db.data.loader import seed
+    async def seed(self, name: str = DEFAULT_SEED, *, confirm_database: str | None = None) -> Seeded:
+        """Write the rows of a seed: ``household``, which twice gives the same rows, or ``module:callable`` of the project.
 
+        Raises ``Protected``, ``WrongDatabaseName``.
+        """
+        from fininfra_db.data.loader import seed
+        from fininfra_db.migrate.guard import SEED
+
+        await self._require(SEED, confirm_database)
         return await seed(self.settings, name)
 
-    async def reset(self, *, seed: str | None = None) -> Reset:
-        """Drop what the project owns, migrate again, and write ``seed`` if one is named. Data is lost."""
-        from fininfra_db.data.loader import require_seed
-        from fininfra_db.migrate.lookup import find_revisions
-        from fininfra_db.migrate.tables import drop_owned_tables
+    async def reset(self, *, seed: str | None = None, confirm_database: str | None = None) -> Reset:
+        """Drop what the project owns, migrate again, and write ``seed`` if one is named. Data is lost.
 
+        Raises ``Protected``, ``WrongDatabaseName``. What was dropped is named, whatever ends it.
+        """
+        from fininfra_db.data.loader import require_seed
+        from fininfra_db.data.loader import seed as write_seed
+        from fininfra_db.migrate.guard import RESET
+        from fininfra_db.migrate.lookup import find_revisions
+        from fininfra_db.migrate.tables import drop_owned_tables, naming
+
+        radius = await self._require(RESET, confirm_database)
         initialized = await self.init()
         if seed:
             require_seed(self.settings, seed)
         find_revisions(self._project().history(), "head")  # where to go afterwards must be clear before anything is dropped
-        dropped = await drop_owned_tables(self._project())
-        made = await self.setup_and_migrate()
-        seeded = await self.seed(seed) if seed else None
-        return Reset(dropped=dropped, migrated=made.migrated, seeded=seeded, warnings=initialized.warnings + made.warnings)
+        dropped = await drop_owned_tables(self._project(), self._observer)
+        with naming(dropped, self._observer):
+            made = await self.setup_and_migrate()
+            seeded = await write_seed(self.settings, seed) if seed else None
+        return Reset(
+            dropped=dropped.tables,
+            dropped_types=dropped.types,
+            migrated=made.migrated,
+            seeded=seeded,
+            blast_radius=radius,
+            snapshot=dropped.snapshot,
+            warnings=initialized.warnings + made.warnings,
+        )
+
+    async def environment(self) -> Environment:
+        """The environment that the database is marked with. Nothing is written."""
+        from fininfra_db.migrate.marker import show_environment
+
+        return await show_environment(self.settings)
+
+    async def set_environment(self, name: str, *, confirm_database: str | None = None) -> Marked:
+        """Mark the database as ``name``; ``none`` takes the marker away. Raises ``Protected``, ``WrongDatabaseName``."""
+        from fininfra_db.migrate.guard import MARK
+        from fininfra_db.migrate.marker import parse_name, set_environment
+
+        wanted = parse_name(name)
+        before = await self.environment()
+        if before.environment == wanted and confirm_database is None:
+            return Marked(before=wanted, environment=wanted, protected=before.protected)
+        await self._require(MARK, confirm_database)
+        return await set_environment(self.settings, wanted)
+
+    async def _require(self, action: "Action", confirm_database: str | None, project: Project | None = None) -> BlastRadius:
+        """Let ``action`` pass the guard, or raise what it refuses with. Returns what is at stake."""
+        from fininfra_db.migrate.guard import assess, require
+
+        assessment = await assess(self.settings, project, action)
+        require(assessment, confirm_database, confirm=self._confirm, observer=self._observer)
+        return assessment.blast_radius
+
+    async def snapshots(self) -> Snapshots:
+        """The copies that are kept of this database. Raises ``SnapshotsUnsupported`` where this program makes none."""
+        target = target_of(self.settings)
+        return Snapshots(snapshots=target.dialect.list_snapshots(target.url))
+
+    async def restore_snapshot(self, name: str, *, confirm_database: str | None = None) -> Restored:
+        """Make the database what it was in a snapshot. What it is now is kept as another one.
+
+        Raises ``SnapshotNotFound``, ``SnapshotFailed`` or ``LockNotObtained``; the database is then as it was.
+        """
+        from fininfra_db.migrate.guard import RESTORE
+
+        target = target_of(self.settings)
+        target.dialect.find_snapshot(target.url, name)
+        await self._require(RESTORE, confirm_database)
+        return await greenlet_spawn(target.dialect.restore_snapshot, target.url, name, self.settings.lock_timeout)
 
     async def _first_revision(self) -> Revised:
         project = self._project()

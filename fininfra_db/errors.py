@@ -24,6 +24,11 @@ class FininfraDbError(Exception):
         self.message = message
         self.hint = hint
 
+    def add(self, sentence: str) -> None:
+        """Say more in the same error: what had been done before it."""
+        self.message = f"{self.message} {sentence}"
+        self.args = (self.message,)
+
 
 # Configuration: nothing was contacted, nothing was written.
 
@@ -197,6 +202,12 @@ class MigrationFailed(FininfraDbError):
     code = "migration-failed"
 
 
+class TableLocked(MigrationFailed):
+    """A statement of a revision did not get the lock of its table, however often the revision was tried."""
+
+    code = "table-locked"
+
+
 class UnfinishedRevision(FininfraDbError):
     """An earlier run left a part of a revision behind, and nobody has said yet what is to become of it."""
 
@@ -221,6 +232,27 @@ class SeedFailed(FininfraDbError):
     code = "seed-failed"
 
 
+# Snapshots.
+
+
+class SnapshotFailed(FininfraDbError):
+    """A snapshot could not be made, or is damaged, or could not be restored. The database is as it was."""
+
+    code = "snapshot-failed"
+
+
+class SnapshotNotFound(FininfraDbError):
+    """The database has no snapshot of this name."""
+
+    code = "snapshot-not-found"
+
+
+class SnapshotsUnsupported(ConfigurationError):
+    """This program makes no snapshots of this kind of database."""
+
+    code = "snapshots-unsupported"
+
+
 # Refusals.
 
 
@@ -235,3 +267,15 @@ class ConfirmationRequired(Refused):
     """A destructive command without a terminal to ask on and without its flag."""
 
     code = "confirmation-required"
+
+
+class Protected(Refused):
+    """Data would be lost in a database that is protected, or may be the wrong one, and its name was not given."""
+
+    code = "protected"
+
+
+class WrongDatabaseName(Refused):
+    """The name given to confirm with is not that of the database."""
+
+    code = "wrong-database-name"

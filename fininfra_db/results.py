@@ -8,6 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Final
+
+_TABLES_SHOWN: Final = 12
+"""More tables than this make nobody wiser; the rest is counted."""
 
 
 @dataclass(frozen=True)
@@ -111,10 +115,77 @@ class Retrying:
     blockers: tuple[str, ...] = ()
 
 
-Event = Step | Waiting | Retrying
+@dataclass(frozen=True)
+class BlastRadius:
+    """What is at stake in a database before data may be lost. Told to an observer, and put to the person who is asked.
+
+    ``database`` is the name that the database itself gives, ``url`` has no password and ``source`` says who gave it.
+    ``environment`` is the marker in the database. ``rows`` counts the rows of each table that has some, the most first;
+    ``unread`` are tables that this login may not read, or that a migration holds. ``newest_write`` is the latest
+    ``created_at`` or ``updated_at``.
+    """
+
+    database: str
+    url: str
+    source: str
+    environment: str | None = None
+    rows: dict[str, int] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
+    newest_write: datetime | None = None
+
+    def __str__(self) -> str:
+        """The rows in words: ``1,234 rows: transactions 1,000, ...; newest write ...``."""
+        if not self.rows and not self.unread:
+            return "no rows"
+        counts = list(self.rows.items())
+        shown = [f"{table} {count:,}" for table, count in counts[:_TABLES_SHOWN]]
+        if rest := counts[_TABLES_SHOWN:]:
+            shown.append(f"{sum(count for _, count in rest):,} in {len(rest)} more tables")
+        total = sum(self.rows.values())
+        words = [f"{total:,} row{'' if total == 1 else 's'}{': ' if shown else ''}{', '.join(shown)}"]
+        if self.unread:
+            words.append(f"not readable: {', '.join(self.unread)}")
+        if self.newest_write:
+            words.append(f"newest write {self.newest_write:%Y-%m-%d %H:%M:%S} UTC")
+        return "; ".join(words)
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """What a reset has dropped. Told to an observer when it is interrupted before everything is made again."""
+
+    tables: tuple[str, ...] = ()
+    types: tuple[str, ...] = ()
+    snapshot: "Snapshot | None" = None
+
+    def __str__(self) -> str:
+        """The names in words."""
+        types = f"the type{'' if len(self.types) == 1 else 's'} {', '.join(self.types)}" if self.types else ""
+        return " and ".join(part for part in (", ".join(self.tables), types) if part) or "nothing"
+
+
+Event = Step | Waiting | Retrying | BlastRadius | Dropped
 """What an observer of a run is told while it goes on."""
 
 Observer = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is put to a person before data may be lost.
+
+    ``command`` is the verb, ``consequence`` what it does, as a sentence without its end. ``reason`` says why the name of the
+    database is asked for; None when a plain yes will do.
+    """
+
+    command: str
+    consequence: str
+    reason: str | None
+    blast_radius: BlastRadius
+
+
+Confirm = Callable[[Question], str | None]
+"""Asks a person. Returns the name of the database as the person gave it; a plain yes stands for the right one, None is a no."""
 
 
 @dataclass(frozen=True)
@@ -158,13 +229,29 @@ class Revised(Result):
     reason: str = ""
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """A copy of a database. ``taken`` is in UTC, ``revision`` where it was (None: at none), ``size`` in bytes."""
+
+    name: str
+    taken: datetime
+    revision: str | None
+    size: int
+    path: Path
+
+
 @dataclass(frozen=True, kw_only=True)
 class Migrated(Result):
-    """A run of upgrade or downgrade: where the database was, where it is now, and each step between."""
+    """A run of upgrade or downgrade: where the database was, where it is now, and each step between.
+
+    ``blast_radius`` is what was there before a downgrade, ``snapshot`` the copy of before; None when none was taken.
+    """
 
     before: tuple[str, ...]
     after: tuple[str, ...]
     steps: tuple[Step, ...] = ()
+    snapshot: Snapshot | None = None
+    blast_radius: BlastRadius | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,11 +369,52 @@ class Seeded(Result):
 
 @dataclass(frozen=True, kw_only=True)
 class Reset(Result):
-    """``dropped`` names every table that was dropped."""
+    """``dropped`` names every table that was dropped, ``dropped_types`` every ENUM type.
+
+    ``blast_radius`` is what was there before, ``snapshot`` the copy of it; None when none was taken.
+    """
 
     dropped: tuple[str, ...]
     migrated: Migrated
     seeded: Seeded | None = None
+    dropped_types: tuple[str, ...] = ()
+    blast_radius: BlastRadius | None = None
+    snapshot: Snapshot | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment(Result):
+    """The environment that the database is marked with, None when it is not, and whether that one is protected."""
+
+    environment: str | None
+    protected: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Marked(Environment):
+    """The marker was written or taken away; ``before`` is what it was."""
+
+    before: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshots(Result):
+    """The snapshots of a database, the newest first."""
+
+    snapshots: tuple[Snapshot, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restored(Result):
+    """The database is what it was in ``snapshot``.
+
+    What it was before is ``kept`` as another snapshot, or, when it was damaged, ``moved`` to this path as it was. Both are
+    None when there was no database.
+    """
+
+    snapshot: Snapshot
+    kept: Snapshot | None = None
+    moved: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

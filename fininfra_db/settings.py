@@ -25,7 +25,11 @@ INI_NAME: Final = "alembic.ini"
 INI_SECTION: Final = "fininfra_db"
 ENV_FILE_NAME: Final = ".env"
 KEYS_VARIABLE: Final = "FININFRA_DB_KEYS"
-DEFAULT_PROTECTED: Final = ("production",)
+PRODUCTION: Final = "production"
+DEVELOPMENT: Final = "development"
+"""The environment of a run without ``APP_ENV``."""
+
+DEFAULT_PROTECTED: Final = (PRODUCTION,)
 """The environments whose databases are not emptied by a slip; ``protected`` in ``alembic.ini`` names others."""
 
 LOCK_TIMEOUT: Final = 300.0
@@ -61,7 +65,8 @@ class Settings:
     ``protected`` are the environments whose databases need ``--confirm-database`` before data is lost.
     The timeouts are in seconds: ``lock_timeout`` for another migration to end (0 fails at once), ``ddl_lock_timeout`` for a
     statement of a migration to get the lock of its table, ``statement_timeout`` for such a statement to end (None: no limit).
-    ``snapshots`` says whether a SQLite file is copied before it is migrated.
+    ``migration_lock`` says whether a migration keeps others off; without it, somebody else has to see to that.
+    ``no_snapshot`` keeps a SQLite file from being copied before it is migrated.
     ``other_secrets`` are those that the process knows and this run does not use, such as a URL that a flag overrode.
     """
 
@@ -79,7 +84,8 @@ class Settings:
     lock_timeout: float = LOCK_TIMEOUT
     ddl_lock_timeout: float = DDL_LOCK_TIMEOUT
     statement_timeout: float | None = None
-    snapshots: bool = True
+    migration_lock: bool = True
+    no_snapshot: bool = False
     other_secrets: frozenset[str] = field(default=frozenset(), repr=False)
 
     @property
@@ -93,6 +99,15 @@ class Settings:
     @property
     def is_production(self) -> bool:
         return is_production(self.app_env)
+
+    @property
+    def environment(self) -> str | None:
+        """The environment that ``APP_ENV`` names, in its one spelling; None when it names none."""
+        return environment_name(self.app_env or "") or None
+
+    def protects(self, environment: str | None) -> bool:
+        """Whether databases of this environment are protected."""
+        return environment is not None and environment_name(environment) in map(environment_name, self.protected)
 
     @property
     def ini_path(self) -> Path:
@@ -148,7 +163,8 @@ def load_settings(
         lock_timeout=_seconds(ini, "lock_timeout", LOCK_TIMEOUT),
         ddl_lock_timeout=_seconds(ini, "ddl_lock_timeout", DDL_LOCK_TIMEOUT),
         statement_timeout=_seconds(ini, "statement_timeout", 0.0) or None,
-        snapshots=_switch(ini, "snapshots", default=True),
+        migration_lock=_switch(ini, "lock", default=True),
+        no_snapshot=not _switch(ini, "snapshots", default=True),
         other_secrets=secrets_of(environment) | secrets_of(dotenv),
     )
 
@@ -191,7 +207,13 @@ def _process_settings(sql_url: str | None, root: Path, _variables: tuple[str | N
 
 def is_production(app_env: str | None) -> bool:
     """Whether ``APP_ENV`` names production; ``prod`` counts."""
-    return (app_env or "").strip().lower() in {"production", "prod"}
+    return environment_name(app_env or "") == PRODUCTION
+
+
+def environment_name(text: str) -> str:
+    """The one spelling of an environment's name: lower case, ``prod`` and ``dev`` in full."""
+    name = text.strip().lower()
+    return {"prod": PRODUCTION, "dev": DEVELOPMENT}.get(name, name)
 
 
 def find_project_root(given: Path | str | None = None, environ: Mapping[str, str] | None = None) -> Path:

@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fininfra_db.cli.options import Revision, Revisions, Sql, Tag, command
+from fininfra_db.cli.options import LOCKING, MIGRATING, ConfirmDatabase, Revision, Revisions, Sql, Tag, command
 from fininfra_db.cli.perform import perform
-from fininfra_db.errors import OptionsInvalid
 from fininfra_db.results import Result
 
 if TYPE_CHECKING:
@@ -24,15 +23,23 @@ def register(app: typer.Typer) -> None:
         """Apply the revisions up to REVISION."""
         perform(ctx, lambda database: (database.upgrade_script if sql else database.upgrade)(revision, tag=tag))
 
-    command(app, "upgrade", panel=PANEL)(upgrade)
-    command(app, "migrate", panel=PANEL)(upgrade)
+    command(app, "upgrade", panel=PANEL, settings=MIGRATING)(upgrade)
+    command(app, "migrate", panel=PANEL, settings=MIGRATING)(upgrade)
 
-    @command(app, "downgrade", panel=PANEL)
-    def downgrade(ctx: typer.Context, revision: Revision, sql: Sql = False, tag: Tag = None) -> None:
+    @command(app, "downgrade", panel=PANEL, settings=MIGRATING)
+    def downgrade(
+        ctx: typer.Context, revision: Revision, sql: Sql = False, tag: Tag = None, confirm_database: ConfirmDatabase = None
+    ) -> None:
         """Revert the revisions above REVISION."""
-        perform(ctx, lambda database: (database.downgrade_script if sql else database.downgrade)(revision, tag=tag))
 
-    @command(app, "repair", panel=PANEL)
+        def revert(database: "Database") -> Coroutine[Any, Any, Result]:
+            if sql:
+                return database.downgrade_script(revision, tag=tag)
+            return database.downgrade(revision, tag=tag, confirm_database=confirm_database)
+
+        perform(ctx, revert)
+
+    @command(app, "repair", panel=PANEL, settings=MIGRATING)
     def repair(
         ctx: typer.Context,
         resume: Annotated[bool, typer.Option("--resume", help="Run what is missing of it.")] = False,
@@ -40,17 +47,10 @@ def register(app: typer.Typer) -> None:
         mark_rolled_back: Annotated[bool, typer.Option("--mark-rolled-back", help="It was undone by hand.")] = False,
     ) -> None:
         """Settle a revision that an earlier run left unfinished."""
+        chosen = _chosen(("resume", resume), ("mark-applied", mark_applied), ("mark-rolled-back", mark_rolled_back))
+        perform(ctx, lambda database: database.repair(chosen))
 
-        def settle(database: "Database") -> Coroutine[Any, Any, Result]:
-            ways: dict[Settlement, bool] = {"resume": resume, "mark-applied": mark_applied, "mark-rolled-back": mark_rolled_back}
-            chosen = [way for way, is_chosen in ways.items() if is_chosen]
-            if len(chosen) != 1:
-                raise OptionsInvalid("repair needs to be told how: one of --resume, --mark-applied and --mark-rolled-back.")
-            return database.repair(chosen[0])
-
-        perform(ctx, settle)
-
-    @command(app, "stamp", panel=PANEL)
+    @command(app, "stamp", panel=PANEL, settings=LOCKING)
     def stamp(
         ctx: typer.Context,
         revisions: Revisions,
@@ -66,3 +66,10 @@ def register(app: typer.Typer) -> None:
             return database.stamp(*revisions, purge=purge, tag=tag)
 
         perform(ctx, write)
+
+
+def _chosen(*ways: tuple["Settlement", bool]) -> "Settlement":
+    chosen = [way for way, is_chosen in ways if is_chosen]
+    if len(chosen) != 1:
+        raise typer.BadParameter("It needs to be told how: one of --resume, --mark-applied and --mark-rolled-back.")
+    return chosen[0]

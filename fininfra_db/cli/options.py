@@ -3,8 +3,8 @@
 import functools
 import math
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
@@ -31,6 +31,8 @@ class Invocation:
     quiet: bool = False
     verbose: bool = False
     debug: bool = False
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    """Settings that the options of this call replace."""
 
 
 def _shared(
@@ -46,17 +48,41 @@ def _shared(
 ) -> None: ...
 
 
+def _of_settings(
+    lock_timeout: Annotated[
+        float | None,
+        typer.Option("--lock-timeout", metavar="SECONDS", help="Wait as long for another migration; 0 fails at once. Default: 300."),
+    ] = None,
+    ddl_lock_timeout: Annotated[
+        float | None,
+        typer.Option("--ddl-lock-timeout", metavar="SECONDS", help="Wait as long for a table's lock; 0 is no limit. Default: 5."),
+    ] = None,
+    statement_timeout: Annotated[
+        float | None,
+        typer.Option("--statement-timeout", metavar="SECONDS", help="Let a statement run as long; 0 is no limit. Default: 0."),
+    ] = None,
+    no_snapshot: Annotated[bool, typer.Option("--no-snapshot", help="Do not keep a copy of a SQLite file first.")] = False,
+) -> None: ...
+
+
+LOCKING: Final = ("lock_timeout",)
+"""The settings that the options of a command that takes the migration lock replace."""
+
+MIGRATING: Final = ("lock_timeout", "ddl_lock_timeout", "statement_timeout", "no_snapshot")
+"""Those of a command that runs revisions."""
+
+
 @functools.cache
-def _shared_parameters() -> list[Any]:
-    """The shared options as Typer makes them, once for all commands."""
+def _parameters_of(declared: Callable[..., None]) -> list[Any]:
+    """The options of a signature as Typer makes them, once for all commands."""
     holder = typer.Typer(add_completion=False)
-    holder.command()(_shared)
+    holder.command()(declared)
     return typer.main.get_command(holder).params
 
 
 def shared_options() -> frozenset[str]:
     """The names of the options that every command takes."""
-    return frozenset(parameter.name for parameter in _shared_parameters())
+    return frozenset(parameter.name for parameter in _parameters_of(_shared))
 
 
 def _seconds(text: str) -> float:
@@ -95,9 +121,13 @@ def as_written(parameters: list[Any]) -> list[Any]:
 class Command(TyperCommand):
     """A command with the shared options, on which ``-1`` is a revision and not an option."""
 
+    settings: tuple[str, ...] = ()
+    """The settings that it has options for."""
+
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.params += _shared_parameters()
+        self.params += [parameter for parameter in _parameters_of(_of_settings) if parameter.name in self.settings]
+        self.params += _parameters_of(_shared)
 
     def get_params(self, ctx: Any) -> list[Any]:
         return as_written(super().get_params(ctx))
@@ -114,7 +144,9 @@ class Command(TyperCommand):
     def invoke(self, ctx: Any) -> Any:
         """Gather the shared options in ``ctx.obj``, an ``Invocation``; the command itself takes its own only."""
         shared = {name: ctx.params.pop(name) for name in shared_options()}
-        ctx.obj = Invocation(command=ctx.command_path.split(" ", 1)[-1], **shared)
+        defaults = {parameter.name: parameter.default for parameter in self.params}
+        given = {name: value for name in self.settings if (value := ctx.params.pop(name)) != defaults[name]}
+        ctx.obj = Invocation(command=ctx.command_path.split(" ", 1)[-1], changes=given, **shared)
         return super().invoke(ctx)
 
     def _options_with_value(self) -> set[str]:
@@ -134,9 +166,13 @@ def _relative_last(args: list[str], options_with_value: set[str]) -> list[str]:
     return [*rest, "--", *(args[index] for index in relative)]
 
 
-def command(app: typer.Typer, name: str, *, panel: str) -> Callable[[F], F]:
-    """Register a command: its own signature plus the shared options, which reach it as ``ctx.obj``, an ``Invocation``."""
-    return app.command(name, cls=Command, rich_help_panel=panel)
+def command(app: typer.Typer, name: str, *, panel: str, settings: tuple[str, ...] = ()) -> Callable[[F], F]:
+    """Register a command: its own signature, options for ``settings``, and the shared options.
+
+    The latter two reach it as ``ctx.obj``, an ``Invocation``.
+    """
+    kind = type("Command", (Command,), {"settings": settings}) if settings else Command
+    return app.command(name, cls=kind, rich_help_panel=panel)
 
 
 def complete_revision(ctx: typer.Context, incomplete: str) -> Iterator[tuple[str, str]]:
@@ -175,3 +211,6 @@ BranchLabel = Annotated[str | None, typer.Option("--branch-label", help="A branc
 RevId = Annotated[str | None, typer.Option("--rev-id", help="The identifier, instead of a new one.")]
 Splice = Annotated[bool, typer.Option("--splice", help="Allow a parent that is not a head.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+ConfirmDatabase = Annotated[
+    str | None, typer.Option("--confirm-database", metavar="NAME", help="The database's name, to lose data where it is protected.")
+]

@@ -13,7 +13,7 @@ from fininfra_db.cli.options import Invocation
 from fininfra_db.cli.views import View, view
 from fininfra_db.errors import FininfraDbError
 from fininfra_db.redaction import redact, secrets_of_url
-from fininfra_db.results import Event, Finding, Result, Retrying, Step, Waiting
+from fininfra_db.results import BlastRadius, Dropped, Event, Finding, Result, Retrying, Step, Waiting
 from fininfra_db.settings import Settings, secrets_of
 
 _SAID: Final = ("message", "hint", "warnings", "reason", "statement_sql")
@@ -30,6 +30,7 @@ class Output:
         self.invocation = invocation
         self.settings: Settings | None = None
         self.database: Described = None
+        self._staked: BlastRadius | None = None
 
     def target(self) -> None:
         """Say which database this is about, and who said so."""
@@ -52,6 +53,18 @@ class Output:
             case Retrying():
                 blockers = f", held by {'; '.join(event.blockers)}" if event.blockers else ""
                 self.note(f"{event.revision} did not get a table's lock{blockers}. Attempt {event.attempt} in {event.seconds:.1f} s.")
+
+            case BlastRadius():
+                if event != self._staked:
+                    self.note(f"This database holds {event}.")
+            case Dropped():
+                self._err(f"Dropped before this ended: {event}.", style="yellow")
+
+    def stake(self, radius: BlastRadius) -> None:
+        """What is at stake, for a person who is asked about it: shown with ``--quiet`` too, and once."""
+        self._staked = radius
+        marker = f", marked {radius.environment}" if radius.environment else ""
+        self._err(f"{radius.url} (from {radius.source}){marker}\nThis database holds {radius}.", style="yellow")
 
     def result(self, result: Result) -> None:
         """The answer of a command that did what it was asked for."""

@@ -4,14 +4,16 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
 from fininfra_db.cli import logs
+from fininfra_db.cli.asking import Asking
 from fininfra_db.cli.options import Invocation
 from fininfra_db.cli.output import Output
-from fininfra_db.errors import ConfigurationError, ConfirmationRequired, DatabaseFailed, FininfraDbError, Refused
+from fininfra_db.errors import ConfigurationError, DatabaseFailed, FininfraDbError
 from fininfra_db.results import Result
 from fininfra_db.settings import Settings, load_settings
 
@@ -25,25 +27,19 @@ _FOUND_WORK = 3
 _INTERRUPTED = 130
 
 
-def perform(ctx: typer.Context, operation: Operation, *, question: str | None = None, yes: bool = False) -> None:
-    """Run one operation and end the process with its exit code.
-
-    ``question`` is put to the person before a destructive operation, with ``{database}`` filled in; without a terminal
-    it is a refusal that names ``--yes``.
-    """
+def perform(ctx: typer.Context, operation: Operation, *, yes: bool = False) -> None:
+    """Run one operation and end the process with its exit code. ``yes`` answers a plain question in advance."""
 
     def work(output: Output) -> Result:
         settings = _settings(ctx.obj)
         output.settings = settings
         output.database = _describe(settings.direct)
         output.target()
-        if question is not None and not yes:
-            _ask(question, output)
         import asyncio
 
         from fininfra_db.database import Database
 
-        return asyncio.run(operation(Database(settings, observer=output.event)))
+        return asyncio.run(operation(Database(settings, observer=output.event, confirm=Asking(output, yes=yes))))
 
     answer(ctx, work)
 
@@ -91,7 +87,8 @@ def _print(output: Output, result: Result) -> None:
 
 
 def _settings(invocation: Invocation) -> Settings:
-    return load_settings(project_root=invocation.project_root, sql_url=invocation.sql_url, env_file=invocation.env_file)
+    settings = load_settings(project_root=invocation.project_root, sql_url=invocation.sql_url, env_file=invocation.env_file)
+    return replace(settings, **invocation.changes)
 
 
 def _describe(settings: Settings) -> dict[str, str] | None:
@@ -103,23 +100,6 @@ def _describe(settings: Settings) -> dict[str, str] | None:
     except ConfigurationError:
         return None
     return {"dialect": target.dialect.name, "url": target.display, "source": target.source}
-
-
-def _ask(question: str, output: Output) -> None:
-    where = output.database["url"] if output.database else "the database"
-    if not (sys.stdin.isatty() and sys.stderr.isatty()) or output.invocation.json:
-        raise ConfirmationRequired(
-            f"This needs a confirmation and there is no terminal to ask on. Nothing was changed in {where}.",
-            "Add --yes to go on without asking.",
-        )
-    try:
-        confirmed = typer.confirm(question.format(database=where), err=True)
-    except typer.Abort as abort:
-        if isinstance(abort.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from None
-        confirmed = False
-    if not confirmed:
-        raise Refused("Not confirmed. Nothing was changed.")
 
 
 def _unforeseen(error: BaseException) -> FininfraDbError:

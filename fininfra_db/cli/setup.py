@@ -1,11 +1,11 @@
-"""Help panel "Set up": init, setup-and-migrate, create-tables, reset."""
+"""Help panel "Set up": init, setup-and-migrate, create-tables, reset, environment set and show."""
 
 from typing import Annotated
 
 import typer
 
-from fininfra_db.cli.options import Yes, command
-from fininfra_db.cli.perform import perform
+from fininfra_db.cli.options import MIGRATING, ConfirmDatabase, Yes, command
+from fininfra_db.cli.perform import look, perform
 from fininfra_db.settings import DEFAULT_SEED
 
 PANEL = "Set up"
@@ -14,7 +14,7 @@ PANEL = "Set up"
 def register(app: typer.Typer) -> None:
     """Add the commands of this panel."""
 
-    @command(app, "setup-and-migrate", panel=PANEL)
+    @command(app, "setup-and-migrate", panel=PANEL, settings=MIGRATING)
     def setup_and_migrate(ctx: typer.Context) -> None:
         """Take a database from nothing to head: project files, database, first revision, upgrade."""
         perform(ctx, lambda database: database.setup_and_migrate())
@@ -35,12 +35,32 @@ def register(app: typer.Typer) -> None:
         """Create the tables of the models without migrations, for a database to throw away."""
         perform(ctx, lambda database: database.create_tables())
 
-    @command(app, "reset", panel=PANEL)
+    @command(app, "reset", panel=PANEL, settings=MIGRATING)
     def reset(
         ctx: typer.Context,
         yes: Yes = False,
+        confirm_database: ConfirmDatabase = None,
         seed: Annotated[bool, typer.Option("--seed", help="Write the default seed afterwards.")] = False,
     ) -> None:
         """Drop what the project owns and migrate again. Data is lost."""
-        question = "Drop every table that this project owns in {database} and migrate again?"
-        perform(ctx, lambda database: database.reset(seed=DEFAULT_SEED if seed else None), question=question, yes=yes)
+        wanted = DEFAULT_SEED if seed else None
+        perform(ctx, lambda database: database.reset(seed=wanted, confirm_database=confirm_database), yes=yes)
+
+    from fininfra_db.cli.app import make_group
+
+    environment = make_group("The database's own mark of what it is: production, staging, development.")
+    app.add_typer(environment, name="environment", rich_help_panel=PANEL)
+
+    @command(environment, "show", panel=PANEL)
+    def show(ctx: typer.Context) -> None:
+        """Show the environment that the database is marked with."""
+        look(ctx, lambda database: database.environment())
+
+    @command(environment, "set", panel=PANEL)
+    def set_environment(
+        ctx: typer.Context,
+        name: Annotated[str, typer.Argument(help="A word such as production; none takes the mark away.")],
+        confirm_database: ConfirmDatabase = None,
+    ) -> None:
+        """Mark the database. Where it is protected, data is not lost without --confirm-database."""
+        perform(ctx, lambda database: database.set_environment(name, confirm_database=confirm_database))

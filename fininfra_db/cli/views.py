@@ -9,11 +9,15 @@ from fininfra_db.results import (
     Applied,
     Checked,
     Current,
+    Dropped,
+    Environment,
     Initialized,
     KeyGenerated,
+    Marked,
     Migrated,
     Repaired,
     Reset,
+    Restored,
     Result,
     Revised,
     RevisionInfo,
@@ -22,6 +26,8 @@ from fininfra_db.results import (
     Seeded,
     SetUp,
     Shown,
+    Snapshot,
+    Snapshots,
     Stamped,
     Status,
     TablesCreated,
@@ -80,7 +86,7 @@ def _(result: Migrated) -> View:
         return View((f"Nothing to do: the database is at {_versions(result.after)}.",))
     verb = "applied" if result.steps[0].direction == "up" else "reverted"
     lines = tuple(f"{verb} {step.revision} {step.message} ({step.seconds:.2f} s)" for step in result.steps)
-    return View((*lines, f"The database is at {_versions(result.after)}."))
+    return View((*_kept(result.snapshot), *lines, f"The database is at {_versions(result.after)}."))
 
 
 @_view.register
@@ -189,14 +195,47 @@ def _(result: Seeded) -> View:
 
 @_view.register
 def _(result: Reset) -> View:
-    dropped = f"dropped {', '.join(result.dropped)}" if result.dropped else "there was nothing to drop"
+    dropped = Dropped(result.dropped, result.dropped_types)
     seeded = _view(result.seeded).lines if result.seeded else ()
-    return View((dropped, *_view(result.migrated).lines, *seeded))
+    told = f"dropped {dropped}" if result.dropped else "there was nothing to drop"
+    return View((*_kept(result.snapshot), told, *_view(result.migrated).lines, *seeded))
+
+
+@_view.register
+def _(result: Snapshots) -> View:
+    rows = tuple((each.name, f"{each.taken:%Y-%m-%d %H:%M:%S} UTC", each.revision or "base", f"{each.size:,}") for each in result.snapshots)
+    lines = tuple(f"{name} ({size} bytes)" for name, _, _, size in rows)
+    grid = Grid(("snapshot", "taken", "revision", "bytes"), rows) if rows else None
+    return View(lines or ("There is no snapshot of this database.",), grid, is_answer=True)
+
+
+@_view.register
+def _(result: Restored) -> View:
+    lines = [f"restored {result.snapshot.name}", *_kept(result.kept)]
+    if result.moved is not None:
+        lines.append(f"moved the damaged file to {result.moved}")
+    return View((*lines, f"The database is at {result.snapshot.revision or 'base'}."))
 
 
 @_view.register
 def _(result: TablesCreated) -> View:
     return View(tuple(f"created {name}" for name in result.created) or (_NOTHING,))
+
+
+@_view.register
+def _(result: Environment) -> View:
+    protected = " (protected)" if result.protected else ""
+    none = "none: the database is not marked; 'fininfra-db environment set NAME' marks it"
+    return View((f"{result.environment}{protected}" if result.environment else none,), is_answer=True)
+
+
+@_view.register
+def _(result: Marked) -> View:
+    if result.environment == result.before:
+        return View((f"Nothing to do: the database is marked {result.environment}." if result.environment else _NOTHING,))
+    protected = ", which is protected" if result.protected else ""
+    now = f"Marked {result.environment}{protected}" if result.environment else "The mark was taken away"
+    return View((f"{now} (was {result.before or 'not marked'}).",))
 
 
 @_view.register
@@ -227,6 +266,10 @@ def _marks(info: RevisionInfo, *, current: bool = True) -> str:
     labels = f" ({', '.join(info.branch_labels)})" if info.branch_labels else ""
     marks = labels + (" (head)" if info.is_head else "")
     return marks + (" (current)" if current and info.is_current else "")
+
+
+def _kept(snapshot: Snapshot | None) -> tuple[str, ...]:
+    return (f"kept a snapshot of before: {snapshot.name}",) if snapshot is not None else ()
 
 
 def _written(paths: Sequence[Path]) -> tuple[str, ...]:

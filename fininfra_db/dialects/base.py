@@ -3,25 +3,38 @@
 Code that talks to the database is written once, on a synchronous ``Connection``, and lifted with ``run_sync``.
 """
 
+import ipaddress
 import math
+import re
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
-from sqlalchemy import URL, Connection, Engine, create_mock_engine
+from sqlalchemy import URL, Connection, Engine, Table, create_mock_engine, event
 from sqlalchemy import Dialect as SqlalchemyDialect
 from sqlalchemy.exc import DBAPIError, InvalidRequestError
+from sqlalchemy.types import SchemaType
 
 from fininfra_db.dialects.locks import HeldLock, hold
+from fininfra_db.dialects.online import OnlineDdl
+from fininfra_db.dialects.sessions import DEFAULTS, SessionOptions, run_on
 from fininfra_db.dialects.tls import OPTIONS as TLS_OPTIONS
 from fininfra_db.dialects.tls import tls_of
 from fininfra_db.dialects.wording import first_line as first_line
-from fininfra_db.errors import DatabaseMissing, DatabaseUnreachable, FininfraDbError, LockNotObtained, ServerNotReady, UrlInvalid
-from fininfra_db.results import Holder, Observer
+from fininfra_db.errors import (
+    DatabaseMissing,
+    DatabaseUnreachable,
+    FininfraDbError,
+    LockNotObtained,
+    ServerNotReady,
+    SnapshotsUnsupported,
+    UrlInvalid,
+)
+from fininfra_db.results import Holder, Observer, Restored, Snapshot
 from fininfra_db.settings import LOCK_TIMEOUT
 
 if TYPE_CHECKING:
@@ -30,8 +43,15 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT = 10.0
 """Seconds to wait for a server that does not answer, unless the URL says ``connect_timeout``."""
 
+_HOST_OPTIONS: Final = ("host", "hostaddr", "server")
+_ELSEWHERE: Final = {"service", "servicefile", "dsn", "read_default_file", "read_default_group"}
+"""Options of a URL's query that name hosts, or a file or catalogue of the driver's that may name one."""
+
 Purpose = Literal["application", "reading", "seeding", "migration", "maintenance"]
 """What an engine is for. Reading never writes; seeding and migration hold SQLite's write lock; maintenance runs in AUTOCOMMIT."""
+
+Stated = Callable[[], Collection[str]]
+"""Asked at the end of a run: the tables that its revisions say they delete rows from."""
 
 ConnectionOpener = Callable[[], AbstractAsyncContextManager["AsyncConnection"]]
 
@@ -64,6 +84,9 @@ class Dialect:
     maintenance_database: ClassVar[str | None] = None
     """The database to connect to when the one of the URL does not exist yet."""
 
+    online: ClassVar[OnlineDdl | None] = None
+    """Changes beside running writers, of a database that can make them."""
+
     # Place: from a URL to an engine.
 
     def locate(self, url: URL, project_root: Path) -> URL:
@@ -79,7 +102,7 @@ class Dialect:
             )
         return url.set(drivername=f"{self.name}+{driver if driver in self.drivers else self.drivers[0]}")
 
-    def engine_arguments(self, url: URL, purpose: Purpose) -> tuple[URL, dict[str, Any]]:
+    def engine_arguments(self, url: URL, purpose: Purpose, options: SessionOptions = DEFAULTS) -> tuple[URL, dict[str, Any]]:
         """The URL and the ``connect_args`` that make the driver do what the URL asks for."""
         query = {name: value if isinstance(value, str) else value[-1] for name, value in url.query.items()}
         bare = url.difference_update_query([*TLS_OPTIONS, "connect_timeout"])
@@ -95,10 +118,25 @@ class Dialect:
         """Translate libpq's options in ``query`` for the driver. ``timeout`` is in seconds, None for no limit."""
         raise NotImplementedError
 
-    def prepare(self, engine: Engine, url: URL, purpose: Purpose) -> None:
+    def prepare(self, engine: Engine, url: URL, purpose: Purpose, options: SessionOptions) -> None:
         """Set up what each new connection of ``engine`` needs."""
         if tls_of({name: str(value) for name, value in url.query.items()}).required:
             self.insist_on_tls(engine)
+        if purpose in ("migration", "maintenance"):
+            event.listen(engine, "connect", lambda connection, _record: self.set_up_session(connection, url, purpose, options))
+
+    def set_up_session(self, dbapi_connection: Any, url: URL, purpose: Purpose, options: SessionOptions) -> None:
+        """Tell a new session how long to wait.
+
+        Through the driver: nothing may be executed through SQLAlchemy before ``context.configure()``.
+        """
+        statement = self.session_sql(url, purpose, options)
+        if statement:
+            run_on(dbapi_connection, statement)
+
+    def session_sql(self, url: URL, purpose: Purpose, options: SessionOptions) -> str:
+        """The statement that sets up a session for a migration or for maintenance; empty when there is nothing to set."""
+        return ""
 
     def insist_on_tls(self, engine: Engine) -> None:
         """Refuse connections that the driver made without TLS although TLS was required; drivers that never do need nothing."""
@@ -106,8 +144,7 @@ class Dialect:
     def reading_hooks(self) -> Mapping[str, Callable[[Connection], None]]:
         """What keeps a connection for reading from writing, by the event of SQLAlchemy's ``Engine`` at which it is called.
 
-        Each holds for a transaction or for a checkout from the pool, never for the session of the server: behind a pooler
-        the session is used by others afterwards.
+        None may outlive the checkout from the pool: an engine that is kept is there for others too.
         """
         return {}
 
@@ -168,6 +205,18 @@ class Dialect:
         """What a failed statement says of the whole database, in words; None when it is about the statement."""
         return None
 
+    def gave_up_waiting(self, error: BaseException) -> bool:
+        """Whether a statement failed for a lock that it did not get in time, or that would never have come: a deadlock."""
+        return False
+
+    def blockers(self, connection: Connection, statement: str | None) -> tuple[str, ...]:
+        """Who holds, or waits for, locks of the tables that ``statement`` names, in words, the oldest transaction first.
+
+        Of every table without a statement. To be asked when the statement's own transaction has ended; ``connection`` is in
+        AUTOCOMMIT. Empty where the database does not tell.
+        """
+        return ()
+
     def describe(self, url: URL) -> str:
         """The database in words, without user and password."""
         host = url.host or "local socket"
@@ -182,6 +231,38 @@ class Dialect:
     def size(self, connection: Connection) -> int | None:
         """The size of the database in bytes; None when it cannot be told."""
         raise NotImplementedError
+
+    # Place: whose database it is.
+
+    def live_name(self, connection: Connection) -> str:
+        """The name of the database, as the database itself gives it."""
+        raise NotImplementedError
+
+    def database_name(self, url: URL) -> str:
+        """The name of the database as the URL gives it, for one that does not exist."""
+        return url.database or ""
+
+    def is_local(self, url: URL) -> bool:
+        """Whether the URL leads to this machine, by its words: a tunnel to another one cannot be told from a local server."""
+        if not self.features.has_server:
+            return True
+        return not _ELSEWHERE & set(url.query) and all(map(_is_local, self.hosts(url)))
+
+    def hosts(self, url: URL) -> tuple[str, ...]:
+        """The hosts that the driver may connect to; none for a local socket. An option of the query replaces the URL's own."""
+        named = [value for option in _HOST_OPTIONS for value in url.normalized_query.get(option, ())]
+        return tuple(host for value in named for host in value.split(",")) or ((url.host,) if url.host else ())
+
+    def schemas(self, connection: Connection) -> tuple[str | None, ...]:
+        """The schemas that tables of users are in; None is the default one."""
+        return (None,)
+
+    def wait_for_no_table(self, connection: Connection) -> None:
+        """Let what this connection reads fail soon where a migration holds the table, instead of waiting for its end."""
+
+    def named_types(self, tables: Iterable[Table]) -> dict[str, SchemaType]:
+        """The types of the columns of reflected ``tables`` that are objects of their own in the database, and outlive them."""
+        return {}
 
     # Work.
 
@@ -231,10 +312,50 @@ class Dialect:
         """Who holds the migration lock now; None when nobody does, or the database does not tell. Nothing is written."""
         return None
 
-    @contextmanager
-    def guarded(self, connection: Connection) -> Iterator[None]:
+    def guarded(self, connection: Connection, stated: Stated) -> AbstractContextManager[None]:
         """Look at what a migration is about to do, and at what it did before it is committed; raises to roll it back."""
-        yield
+        return nullcontext()
+
+    def before_migration(self, connection: Connection, versions: Collection[str]) -> Snapshot | None:
+        """Keep a copy of a database, which is at ``versions``, before its first revision is run on ``connection``.
+
+        Returns the copy, or None where there is none to make. Raises ``SnapshotFailed``: then nothing may be run.
+        """
+        return None
+
+    # Snapshots: copies that are kept, and brought back. Called within a greenlet, or where nobody minds waiting.
+
+    def list_snapshots(self, url: URL) -> tuple[Snapshot, ...]:
+        """The snapshots that are kept, the newest first. Raises ``SnapshotsUnsupported``."""
+        raise self._no_snapshots()
+
+    def find_snapshot(self, url: URL, name: str) -> Snapshot:
+        """The snapshot of this name. Raises ``SnapshotNotFound`` or ``SnapshotsUnsupported``."""
+        raise self._no_snapshots()
+
+    def restore_snapshot(self, url: URL, name: str, timeout: float) -> Restored:
+        """Bring a snapshot back and keep what is there now. ``timeout`` is in seconds, for others to let go of the database.
+
+        Raises ``SnapshotNotFound``, ``SnapshotFailed``, ``LockNotObtained`` or ``SnapshotsUnsupported``.
+        """
+        raise self._no_snapshots()
+
+    def _no_snapshots(self) -> SnapshotsUnsupported:
+        return SnapshotsUnsupported(
+            f"Snapshots of a {self.label} database are not made by this program yet. Nothing was changed.",
+            "Use the database's own backup tools.",
+        )
+
+
+def _is_local(host: str) -> bool:
+    """Whether a host, with a port or without, is this machine or the path of a socket."""
+    if host.startswith(("/", "@")):
+        return True
+    bare = re.sub(r"^\[(.*)\](:\d*)?$", r"\1", host) if host.startswith("[") else re.sub(r"^([^:]*):\d*$", r"\1", host)
+    try:
+        return ipaddress.ip_address(bare).is_loopback
+    except ValueError:
+        return bare.lower() in ("", "localhost")
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

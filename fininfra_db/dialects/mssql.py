@@ -14,7 +14,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import DDLCompiler
 
-from fininfra_db.dialects.base import Dialect, Features
+from fininfra_db.dialects.base import Dialect, Features, Purpose
+from fininfra_db.dialects.sessions import SessionOptions, milliseconds
 from fininfra_db.dialects.tls import tls_of
 from fininfra_db.errors import UrlInvalid
 from fininfra_db.results import Holder
@@ -26,6 +27,8 @@ _PASSING: Final = ("HYT00", "HYT01", "08001", "08S01")
 _DATABASE_EXISTS: Final = "1801"
 _ALREADY_SO: Final = (1913, 2705, 2714, 3701, 4924)
 """Index, column or object is there already, or is not there to be dropped (SQL Server "Database engine errors")."""
+_GAVE_UP_WAITING: Final = ("1222", "1205")
+"""Lock request time out, and deadlock."""
 _LOCK: Final = "fininfra-db migrations"
 
 
@@ -56,6 +59,12 @@ class MssqlDialect(Dialect):
             options["TrustServerCertificate"] = "no" if tls.verified else "yes"
         return url.update_query_dict(options), {"timeout": int(timeout or 0)}
 
+    def session_sql(self, url: URL, purpose: Purpose, options: SessionOptions) -> str:
+        """Without XACT_ABORT some errors undo their statement only, and the transaction would go on."""
+        if purpose != "migration":
+            return ""
+        return f"SET XACT_ABORT ON; SET LOCK_TIMEOUT {milliseconds(options.ddl_lock_timeout) or -1}"
+
     def offline(self, url: URL) -> SqlalchemyDialect:
         """Without a server's version SQLAlchemy renders for SQL Server 2005, which had no DATE."""
         dialect = super().offline(url)
@@ -79,6 +88,21 @@ class MssqlDialect(Dialect):
 
     def says_exists(self, error: BaseException) -> bool:
         return f"({_DATABASE_EXISTS})" in _odbc_message(error)
+
+    def gave_up_waiting(self, error: BaseException) -> bool:
+        return any(f"({number})" in _odbc_message(error) for number in _GAVE_UP_WAITING)
+
+    def live_name(self, connection: Connection) -> str:
+        return str(connection.scalar(text("SELECT DB_NAME()")))
+
+    def schemas(self, connection: Connection) -> tuple[str | None, ...]:
+        others = text(
+            "SELECT DISTINCT s.name FROM sys.schemas s JOIN sys.tables t ON t.schema_id = s.schema_id WHERE s.name <> SCHEMA_NAME()"
+        )
+        return (None, *sorted(connection.scalars(others)))
+
+    def wait_for_no_table(self, connection: Connection) -> None:
+        connection.execute(text("SET LOCK_TIMEOUT 500"))
 
     def try_lock(self, connection: Connection) -> bool:
         statement = (

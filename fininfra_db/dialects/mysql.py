@@ -1,6 +1,7 @@
 """MySQL and MariaDB, through aiomysql (or asyncmy, when the URL names it)."""
 
 import asyncio
+import math
 import os
 import socket
 from collections.abc import Callable, Mapping
@@ -8,19 +9,31 @@ from datetime import UTC
 from functools import partial
 from hashlib import sha256
 from importlib import import_module
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import URL, Connection, Engine, event, inspect, text
 from sqlalchemy.exc import DBAPIError
 
-from fininfra_db.dialects.base import Dialect, Features
+from fininfra_db.dialects.base import ConnectionOpener, Dialect, Features, Purpose
+from fininfra_db.dialects.blockers import in_words
+from fininfra_db.dialects.sessions import SessionOptions
 from fininfra_db.dialects.tls import tls_of
-from fininfra_db.errors import DatabaseUnreachable
+from fininfra_db.errors import DatabaseUnreachable, LockUnsafe
 from fininfra_db.results import Holder
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
 
 _UNKNOWN_DATABASE: Final = 1049
 _PASSING: Final = (1040, 1203, 1053, 2006, 2013)
 """Too many connections, of all and of one user; shutting down; gone; lost."""
+_GAVE_UP_WAITING: Final = (1205, 1213)
+"""Lock wait timeout, and deadlock."""
+_OPEN_TRANSACTIONS: Final = """
+    SELECT id, user, command, timestampdiff(SECOND, trx_started, now()), coalesce(info, '')
+    FROM information_schema.innodb_trx JOIN information_schema.processlist ON id = trx_mysql_thread_id
+    WHERE id <> connection_id() AND db = database() ORDER BY trx_started LIMIT 5
+"""
 _LONGEST_LOCK_NAME: Final = 64
 _HOLDER_TABLE: Final = "fininfra_lock"
 _MAKE_HOLDER_TABLE: Final = (
@@ -29,6 +42,10 @@ _MAKE_HOLDER_TABLE: Final = (
 )
 _ALREADY_SO: Final = (1007, 1008, 1050, 1051, 1060, 1061, 1068, 1091, 1146, 1826)
 """Database, table, column, key, primary key or foreign key is there already, or is not there to be dropped (MariaDB "Error Codes")."""
+_LONGEST_IDLE: Final = 2_147_483
+"""The most seconds that ``wait_timeout`` takes on every platform."""
+_LONGEST_WAIT: Final = 31_536_000
+"""The most seconds that ``lock_wait_timeout`` and ``max_statement_time`` take."""
 
 
 class MysqlDialect(Dialect):
@@ -51,6 +68,17 @@ class MysqlDialect(Dialect):
         if tls.mode not in (None, "disable"):
             arguments["ssl"] = tls.context()
         return url, arguments
+
+    def session_sql(self, url: URL, purpose: Purpose, options: SessionOptions) -> str:
+        """A lock ends with its session, and the server would close an idle one; for the lock of a table it would wait a day.
+
+        Only MariaDB can limit a statement that is not a SELECT, and only MariaDB reads what ``/*M!`` begins.
+        """
+        settings = f"SET SESSION wait_timeout = {_LONGEST_IDLE}"
+        if purpose == "migration":
+            settings += f", lock_wait_timeout = {min(math.ceil(options.ddl_lock_timeout) or _LONGEST_WAIT, _LONGEST_WAIT)}"
+            settings += f" /*M! , max_statement_time = {min(options.statement_timeout or 0, _LONGEST_WAIT):f} */"
+        return settings
 
     def insist_on_tls(self, engine: Engine) -> None:
         """Whatever the driver did before, ask the session what it got."""
@@ -83,9 +111,36 @@ class MysqlDialect(Dialect):
         query = "SELECT sum(data_length + index_length) FROM information_schema.tables WHERE table_schema = DATABASE()"
         return int(connection.scalar(text(query)) or 0)
 
+    def gave_up_waiting(self, error: BaseException) -> bool:
+        return _number(error) in _GAVE_UP_WAITING
+
+    def blockers(self, connection: Connection, statement: str | None) -> tuple[str, ...]:
+        """Which tables a transaction has locked is not told, so it is every one that is open in this database."""
+        try:
+            rows = connection.execute(text(_OPEN_TRANSACTIONS))
+        except DBAPIError:  # it takes the PROCESS privilege
+            return ()
+        return tuple(in_words(pid, who, "", state, age, "", query) for pid, who, state, age, query in rows)
+
+    async def refuse_unsafe_lock(self, connection: "AsyncConnection", connect: ConnectionOpener) -> None:
+        """A lock of GET_LOCK is one node's own: a Galera cluster keeps no such locks (MariaDB's "Known Limitations")."""
+        row = (await connection.execute(text("SHOW GLOBAL VARIABLES LIKE 'wsrep_on'"))).first()
+        if row is not None and str(row[1]).upper() in ("ON", "1"):
+            raise LockUnsafe(
+                f"{self.describe(connection.engine.url)} is a node of a Galera cluster: a lock taken on it holds nobody off on the others. "
+                "No revision was run.",
+                "If one migration at a time is sure without a lock, write lock = off under [fininfra_db] in alembic.ini.",
+            )
+
     def create_database(self, connection: Connection, name: str) -> None:
         quoted = connection.dialect.identifier_preparer.quote_identifier(name)
         connection.exec_driver_sql(f"CREATE DATABASE IF NOT EXISTS {quoted} CHARACTER SET utf8mb4 COLLATE utf8mb4_bin")
+
+    def live_name(self, connection: Connection) -> str:
+        return str(connection.scalar(text("SELECT DATABASE()")))
+
+    def wait_for_no_table(self, connection: Connection) -> None:
+        connection.execute(text("SET SESSION lock_wait_timeout = 1"))
 
     def try_lock(self, connection: Connection) -> bool:
         """The server tells nothing of a holder but its connection, so whoever gets the lock writes down who it is."""
@@ -120,14 +175,10 @@ class MysqlDialect(Dialect):
         return _number(error) in _ALREADY_SO
 
 
-def _number(error: BaseException) -> object:
-    """The server's or the driver's number of an error; None where there is none."""
-    return next(iter(getattr(error.orig if isinstance(error, DBAPIError) else error, "args", ())), None)
-
-
 def _begin_read_only(connection: Connection) -> None:
-    """Inside such a transaction DDL is refused as well (error 1792), instead of committing it."""
-    connection.exec_driver_sql("START TRANSACTION READ ONLY")
+    """The session's mode, since a transaction's own lets DDL through: it commits and goes on outside. For that, it is not to be reused."""
+    connection.exec_driver_sql("SET SESSION TRANSACTION READ ONLY")
+    connection.connection.invalidate(soft=True)
 
 
 async def _connect(driver: str, timeout: float | None, tls_required: bool, **options: Any) -> Any:
@@ -153,6 +204,12 @@ async def _connect_with_tls(**options: Any) -> Any:
     connection = TlsConnection(**options)
     await connection._connect()
     return connection
+
+
+def _number(error: BaseException) -> int | None:
+    """The server's number of an error."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return next(iter(getattr(cause, "args", ())), None)
 
 
 def _no_tls() -> DatabaseUnreachable:

@@ -1,19 +1,26 @@
 """PostgreSQL, through asyncpg (or psycopg, when the URL names it)."""
 
+import asyncio
 import os
 import re
-import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import URL, Connection, Engine, text
+from sqlalchemy import URL, Connection, Table, text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.types import SchemaType
 
-from fininfra_db.dialects.base import Dialect, Features, Purpose
+from fininfra_db.dialects.base import CONNECT_TIMEOUT, ConnectionOpener, Dialect, Features, Purpose
+from fininfra_db.dialects.blockers import in_words, names_in
+from fininfra_db.dialects.online import OnlineDdl
+from fininfra_db.dialects.sessions import DEFAULTS, SessionOptions, application_name, milliseconds, run_on
 from fininfra_db.dialects.tls import Tls, tls_of
-from fininfra_db.errors import UrlInvalid
+from fininfra_db.errors import DatabaseUnreachable, LockUnsafe, UrlInvalid
 from fininfra_db.results import Holder
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
 
 _LOCK_KEY: Final = int.from_bytes(b"fininfra", "big")
 """The advisory lock of migrations; PostgreSQL keeps these per database, so the key is the same everywhere."""
@@ -30,6 +37,10 @@ _ALREADY_SO: Final = ("42P07", "42710", "42701", "42P06", "42P01", "42704", "427
 """Duplicate table, object, column, schema; undefined table, object, column, schema (PostgreSQL documentation, appendix A)."""
 
 _INTEGERS: Final = ("command_timeout", "statement_cache_size", "max_cached_statement_lifetime", "max_cacheable_statement_size")
+_CHECK_CLIENT_EVERY: Final = "2s"
+"""How soon a statement ends whose client was killed; the server would go on to its end and keep its locks."""
+_LOOKS: Final = 5
+_PAST_THE_POOLER: Final = "Set SQL_URL_DIRECT to the URL of the server itself, past the pooler."
 _INVALID_CATALOG_NAME: Final = "3D000"
 _PASSING: Final = ("57P03", "57P01", "57P02", "53300", "08000", "08001", "08003", "08006")
 """Starting up, shutting down, crashed, too many connections, and connections that were not made or broke off."""
@@ -39,6 +50,17 @@ _LIBPQ_SAYS_PASSING: Final = re.compile(
 )
 _LIBPQ_SAYS_MISSING: Final = re.compile(r'FATAL: +database "[^"]*" does not exist')
 _DUPLICATE_DATABASE: Final = ("42P04", "23505")
+_GAVE_UP_WAITING: Final = ("55P03", "40P01")
+"""Lock not available, and deadlock."""
+_LOCKS: Final = """
+    SELECT pid, usename, application_name, state, CAST(extract(epoch FROM now() - min(xact_start)) AS integer),
+        CASE WHEN bool_or(granted) THEN 'holds ' ELSE 'waits for ' END || string_agg(DISTINCT relname, ', '), query
+    FROM pg_locks JOIN pg_class ON pg_class.oid = relation JOIN pg_stat_activity USING (pid)
+    WHERE pg_locks.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND relnamespace <> CAST('pg_catalog' AS regnamespace) AND pid <> pg_backend_pid()
+        AND (CAST(:names AS text[]) IS NULL OR relname = ANY (CAST(:names AS text[])))
+    GROUP BY pid, usename, application_name, state, query ORDER BY min(xact_start) LIMIT 5
+"""
 
 
 class PostgresqlDialect(Dialect):
@@ -48,6 +70,14 @@ class PostgresqlDialect(Dialect):
     drivers = ("asyncpg", "psycopg")
     other_drivers = ("psycopg2", "psycopg2cffi", "pg8000", "psycopg_async")
     maintenance_database = "postgres"
+    online = OnlineDdl()
+
+    def engine_arguments(self, url: URL, purpose: Purpose, options: SessionOptions = DEFAULTS) -> tuple[URL, dict[str, Any]]:
+        """What looks at the database prepares nothing by name: a pooler may look for the name on another server connection."""
+        url, arguments = super().engine_arguments(url, purpose, options)
+        if purpose in ("reading", "maintenance") and url.get_driver_name() == "asyncpg":
+            arguments = {"statement_cache_size": 0, "prepared_statement_cache_size": 0, "prepared_statement_name_func": str} | arguments
+        return url, arguments
 
     def driver_arguments(self, url: URL, query: Mapping[str, str], timeout: float | None) -> tuple[URL, dict[str, Any]]:
         tls = tls_of(query)
@@ -68,8 +98,31 @@ class PostgresqlDialect(Dialect):
         arguments |= {name: int(query[name]) for name in _INTEGERS if name in query}
         return url.difference_update_query(["application_name", "options", *_INTEGERS]), arguments
 
-    def prepare(self, engine: Engine, url: URL, purpose: Purpose) -> None:
-        """asyncpg never falls back to plain text when TLS is required, so there is nothing to add."""
+    def session_sql(self, url: URL, purpose: Purpose, options: SessionOptions) -> str:
+        """Only settings that the server has: idle sessions end since version 14, and only on Linux it notices a lost client."""
+        settings: dict[str, Any] = {
+            "application_name": application_name(),
+            "idle_session_timeout": 0,
+            "idle_in_transaction_session_timeout": 0,
+            "client_connection_check_interval": _CHECK_CLIENT_EVERY,
+        }
+        if purpose == "migration":
+            settings["lock_timeout"] = milliseconds(options.ddl_lock_timeout)
+            settings["statement_timeout"] = milliseconds(options.statement_timeout)
+        if "application_name" in url.query:
+            del settings["application_name"]
+        values = ", ".join(f"('{name}', '{value}')" for name, value in settings.items())
+        return (
+            f"SELECT set_config(name, wanted.value, false) FROM pg_settings JOIN (VALUES {values}) AS wanted (name, value) USING (name) "
+            "WHERE (name <> 'client_connection_check_interval' OR position('linux' IN version()) > 0)"
+        )
+
+    def set_up_session(self, dbapi_connection: Any, url: URL, purpose: Purpose, options: SessionOptions) -> None:
+        """Behind a pooler the settings would stay on a server connection that may be anybody's next, unless it is proven ours."""
+        statement = self.session_sql(url, purpose, options)
+        if not options.is_proven:
+            statement += f" AND pg_backend_pid() = {_pid_at_login(dbapi_connection.driver_connection)}"
+        run_on(dbapi_connection, statement)
 
     def reading_hooks(self) -> Mapping[str, Callable[[Connection], None]]:
         """The drivers say so in the BEGIN that they send anyway."""
@@ -89,6 +142,63 @@ class PostgresqlDialect(Dialect):
 
     def says_exists(self, error: BaseException) -> bool:
         return _sqlstate(error) in _DUPLICATE_DATABASE
+
+    def gave_up_waiting(self, error: BaseException) -> bool:
+        return _sqlstate(error) in _GAVE_UP_WAITING
+
+    def blockers(self, connection: Connection, statement: str | None) -> tuple[str, ...]:
+        rows = connection.execute(text(_LOCKS), {"names": None if statement is None else names_in(statement)})
+        return tuple(in_words(*row) for row in rows)
+
+    async def refuse_unsafe_lock(self, connection: "AsyncConnection", connect: ConnectionOpener) -> None:
+        """A lock belongs to a session of the server, which a pooler may hand to somebody else after each transaction.
+
+        There is a pooler where the process that answers is not the one that was named at login. It hands sessions around
+        when two connections are answered by the same process, or one by different ones.
+        """
+        raw = await connection.get_raw_connection()
+        mine = await _answering_pid(connection)
+        if mine == _pid_at_login(raw.driver_connection):
+            return
+        where = self.describe(connection.engine.url)
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT), connect() as second:
+                others = await _answering_pid(second)
+                for _ in range(_LOOKS):
+                    if mine == others or mine != await _answering_pid(connection) or others != await _answering_pid(second):
+                        raise LockUnsafe(
+                            f"{where} is behind a pooler that changes the server's session after each transaction: "
+                            "a lock there would hold nobody off. No revision was run.",
+                            _PAST_THE_POOLER,
+                        )
+        except TimeoutError:
+            raise DatabaseUnreachable(
+                f"{where} is behind a pooler that gives one connection, and a migration needs two.", _PAST_THE_POOLER
+            ) from None
+        statement = self.session_sql(connection.engine.url, "maintenance", DEFAULTS)
+        await connection.exec_driver_sql(statement)
+
+    def live_name(self, connection: Connection) -> str:
+        return str(connection.scalar(text("SELECT current_database()")))
+
+    def hosts(self, url: URL) -> tuple[str, ...]:
+        """Where neither URL nor query names a host, both drivers ask the environment as libpq does."""
+        given = (os.environ.get("PGHOSTADDR"), os.environ.get("PGHOST"), os.environ.get("PGSERVICE"))
+        return super().hosts(url) or tuple(host for value in given if value for host in value.split(","))
+
+    def schemas(self, connection: Connection) -> tuple[str | None, ...]:
+        readable = text(
+            "SELECT nspname FROM pg_namespace WHERE nspname NOT LIKE 'pg\\_%' AND nspname <> 'information_schema' "
+            "AND nspname IS DISTINCT FROM current_schema() AND has_schema_privilege(oid, 'USAGE') ORDER BY nspname"
+        )
+        return (None, *connection.scalars(readable))
+
+    def wait_for_no_table(self, connection: Connection) -> None:
+        connection.execute(text("SET LOCAL lock_timeout = '500ms'"))
+
+    def named_types(self, tables: Iterable[Table]) -> dict[str, SchemaType]:
+        types = (column.type for table in tables for column in table.columns)
+        return {str(kind.name): kind for kind in types if isinstance(kind, SchemaType) and kind.name}
 
     def try_lock(self, connection: Connection) -> bool:
         """Whoever gets the lock names itself, host, process and time, where others can read it."""
@@ -118,9 +228,18 @@ class PostgresqlDialect(Dialect):
 
 
 def _name_of_holder() -> str:
-    """At most 63 characters, which is what PostgreSQL keeps of an ``application_name``."""
-    host = re.sub(r"[^!-~]|@", "", socket.gethostname())[:20] or "localhost"
-    return f"fininfra-db {os.getpid()}@{host} {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    return f"{application_name()} {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _pid_at_login(driver_connection: Any) -> int:
+    """The process of the server that the driver was told of when it logged in; a pooler makes one up."""
+    if hasattr(driver_connection, "get_server_pid"):
+        return int(driver_connection.get_server_pid())
+    return int(driver_connection.info.backend_pid)
+
+
+async def _answering_pid(connection: "AsyncConnection") -> int:
+    return int(await connection.scalar(text("SELECT pg_backend_pid()")))
 
 
 def _read_only(connection: Connection) -> None:

@@ -3,12 +3,11 @@
 import os
 import sqlite3
 import tempfile
-from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, closing, contextmanager, suppress
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import AbstractContextManager, asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, FunctionFilter, event
 from sqlalchemy.exc import DatabaseError
@@ -16,18 +15,18 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql import functions, operators
 from sqlalchemy.sql.elements import Over
 
-from fininfra_db.dialects.base import ConnectionOpener, Dialect, Features, Purpose, first_line
+from fininfra_db.dialects import sqlite_guard, sqlite_snapshots
+from fininfra_db.dialects.base import ConnectionOpener, Dialect, Features, Purpose, Stated, first_line
 from fininfra_db.dialects.locks import HeldLock
-from fininfra_db.errors import ConfigurationError, DatabaseMissing, DatabaseUnreachable, FininfraDbError, MigrationFailed, UrlInvalid
-from fininfra_db.results import Observer
+from fininfra_db.dialects.sessions import DEFAULTS, SessionOptions
+from fininfra_db.dialects.sqlite_files import MAGIC, file_of, is_closed_wal, is_file, read_start
+from fininfra_db.dialects.threads import in_thread
+from fininfra_db.errors import ConfigurationError, DatabaseMissing, DatabaseUnreachable, FininfraDbError, UrlInvalid
+from fininfra_db.results import Observer, Restored, Snapshot
 from fininfra_db.settings import LOCK_TIMEOUT
 from fininfra_db.types import Money
 
-_WAL_OFFSET: Final = 18
-_WAL: Final = b"\x02"
-"""The byte of the header that says how the file is written; 2 is WAL."""
-_MAGIC: Final = b"SQLite format 3\x00"
-"""The first bytes of every SQLite database (sqlite.org/fileformat.html)."""
+_BRING_BACK: Final = "Bring back a snapshot ('fininfra-db snapshot list' shows what there is) or a backup."
 
 
 class SqliteDialect(Dialect):
@@ -40,41 +39,32 @@ class SqliteDialect(Dialect):
     def locate(self, url: URL, project_root: Path) -> URL:
         located = super().locate(url, project_root)
         name = url.database
-        if not name or name == ":memory:" or name.startswith("file:"):
+        if not name or not is_file(url):
             return located
         return located.set(database=os.path.normpath(project_root / os.path.expanduser(name)))
 
-    def engine_arguments(self, url: URL, purpose: Purpose) -> tuple[URL, dict[str, Any]]:
+    def engine_arguments(self, url: URL, purpose: Purpose, options: SessionOptions = DEFAULTS) -> tuple[URL, dict[str, Any]]:
         if purpose == "application":
             return super().engine_arguments(url, purpose)
         if not url.database or url.database == ":memory:":
             raise ConfigurationError(
                 "A SQLite database in memory ends with each connection and cannot be managed.", "Name a file, as in sqlite:///dev.db."
             )
-        if purpose == "reading" and not url.database.startswith("file:"):
+        if purpose == "reading" and is_file(url):
             url = url.set(database=f"file:{quote(url.database)}").update_query_dict({"mode": "ro", "uri": "true"})
-        if purpose == "reading" and self._is_closed_wal(url):
+        if purpose == "reading" and is_closed_wal(file_of(url)):
             url = url.update_query_dict({"immutable": "1"})
         url, arguments = super().engine_arguments(url, purpose)
         if purpose in ("seeding", "migration") and "timeout" not in url.query:
-            arguments["timeout"] = LOCK_TIMEOUT
+            arguments["timeout"] = options.lock_timeout
         return url, arguments
-
-    def _is_closed_wal(self, url: URL) -> bool:
-        """Whether this is a database in WAL mode that nobody has open: only its file is left, and reading it would make two more."""
-        path = Path(unquote((url.database or "").removeprefix("file:")))
-        if path.with_name(f"{path.name}-wal").exists():
-            return False
-        with suppress(OSError), path.open("rb") as file:
-            return file.read(_WAL_OFFSET + 1)[_WAL_OFFSET:] == _WAL
-        return False
 
     def driver_arguments(self, url: URL, query: Mapping[str, str], timeout: float | None) -> tuple[URL, dict[str, Any]]:
         if query.get("sslmode"):
             raise UrlInvalid("sslmode was asked for, and a SQLite file has no connection to encrypt.", "Remove it from the URL.")
         return url, {}
 
-    def prepare(self, engine: Engine, url: URL, purpose: Purpose) -> None:
+    def prepare(self, engine: Engine, url: URL, purpose: Purpose, options: SessionOptions) -> None:
         """Take transactions out of the driver's hands and put foreign keys into the state that the purpose needs.
 
         sqlite3 begins a transaction before DML only, so DDL would commit by itself: the driver is set to begin none and
@@ -104,10 +94,9 @@ class SqliteDialect(Dialect):
 
     def look_before_connecting(self, url: URL, purpose: Purpose) -> None:
         """SQLite would create a missing file and take an empty one for a new database; a typing error must not do that."""
-        name = url.database
-        if not name or name == ":memory:" or name.startswith("file:"):
+        if not is_file(url):
             return
-        path = Path(name)
+        path = file_of(url)
         if not path.parent.is_dir():
             raise DatabaseUnreachable(f"The folder of the SQLite database does not exist: {path.parent}", "Create it, or check SQL_URL.")
         if path.is_dir():
@@ -121,16 +110,17 @@ class SqliteDialect(Dialect):
 
     def _look_at_file(self, path: Path) -> None:
         try:
-            with path.open("rb") as file:
-                start = file.read(len(_MAGIC))
+            start = read_start(path, len(MAGIC))
         except OSError as error:
             raise DatabaseUnreachable(f"{path} cannot be read: {error.strerror}.", "Check the permissions of the file.") from None
+        if start is None:  # SQLite has it open here, so it is one
+            return
         if not start:
             raise DatabaseUnreachable(
                 f"{path} is empty (0 bytes): whatever it held is gone, or it never was a database.",
-                "Restore it from a backup, or delete the file and run the command again for a new database.",
+                f"{_BRING_BACK} Or delete the file and run the command again for a new database.",
             )
-        if start != _MAGIC:
+        if start != MAGIC:
             raise DatabaseUnreachable(f"{path} is not a SQLite database.", "Check the path in SQL_URL; the file was not touched.")
 
     def make_room(self, url: URL, purpose: Purpose) -> None:
@@ -139,10 +129,9 @@ class SqliteDialect(Dialect):
         SQLite itself would leave a file of 0 bytes until the first commit: after a failure it would look like a database
         that lost everything, and a second migrator could not tell it from one.
         """
-        name = url.database
-        if purpose != "migration" or not name or name == ":memory:" or name.startswith("file:"):
+        if purpose != "migration" or not is_file(url):
             return
-        path = Path(name)
+        path = file_of(url)
         if path.exists() or not os.access(path.parent, os.W_OK):
             return
         try:
@@ -168,7 +157,7 @@ class SqliteDialect(Dialect):
         if "database is locked" in str(error.orig):
             return self.lock_not_obtained(url)
         if any(words in str(error.orig) for words in ("malformed", "not a database")):
-            return DatabaseUnreachable(f"{self.describe(url)} is damaged: {first_line(error)}.", "Restore it from a backup.")
+            return DatabaseUnreachable(f"{self.describe(url)} is damaged: {first_line(error)}.", _BRING_BACK)
         return None
 
     def describe(self, url: URL) -> str:
@@ -183,6 +172,12 @@ class SqliteDialect(Dialect):
         files = (path, path.with_name(f"{path.name}-wal"))
         return sum(file.stat().st_size for file in files if file.exists())
 
+    def live_name(self, connection: Connection) -> str:
+        return next(Path(row[2]).name for row in connection.exec_driver_sql("PRAGMA database_list") if row[1] == "main")
+
+    def database_name(self, url: URL) -> str:
+        return Path(url.database or "").name
+
     @asynccontextmanager
     async def migration_lock(
         self, connect: ConnectionOpener, url: URL, *, timeout: float = LOCK_TIMEOUT, observer: Observer | None = None
@@ -190,23 +185,27 @@ class SqliteDialect(Dialect):
         """Nothing to do: the migration's own BEGIN IMMEDIATE is the lock, and it ends with the process whatever happens."""
         yield HeldLock()
 
-    @contextmanager
-    def guarded(self, connection: Connection) -> Iterator[None]:
-        """Foreign keys are off, so every one is looked at: a row that points nowhere and did not before rolls the run back."""
-        before = _dangling(connection)
-        yield
-        new = _dangling(connection) - before
-        if new:
-            raise MigrationFailed(
-                f"After the migration {new.total()} rows point at a row that is not there ({', '.join(sorted(new))}). "
-                "Everything was rolled back.",
-                "Correct the revision so that it keeps these rows consistent, and run the command again.",
-            )
+    def guarded(self, connection: Connection, stated: Stated) -> AbstractContextManager[None]:
+        return sqlite_guard.guarded(connection, stated)
 
+    def before_migration(self, connection: Connection, versions: Collection[str]) -> Snapshot | None:
+        """Copy the file, if there is a row in it to lose, and let go of all automatic copies but the last three."""
+        file = connection.exec_driver_sql("PRAGMA database_list").first()
+        if file is None or not file[2] or not sqlite_guard.holds_rows(connection):
+            return None
+        path = Path(file[2]).resolve()
+        snapshot = in_thread(lambda stop: sqlite_snapshots.take(path, versions, stop))
+        sqlite_snapshots.prune(path, spare=snapshot)
+        return snapshot
 
-def _dangling(connection: Connection) -> Counter[str]:
-    """How many rows point nowhere, by ``table -> parent``."""
-    return Counter(f"{row[0]} -> {row[2]}" for row in connection.exec_driver_sql("PRAGMA foreign_key_check"))
+    def list_snapshots(self, url: URL) -> tuple[Snapshot, ...]:
+        return sqlite_snapshots.find(file_of(url).resolve())
+
+    def find_snapshot(self, url: URL, name: str) -> Snapshot:
+        return sqlite_snapshots.named(file_of(url).resolve(), name)
+
+    def restore_snapshot(self, url: URL, name: str, timeout: float) -> Restored:
+        return in_thread(lambda stop: sqlite_snapshots.restore(file_of(url).resolve(), name, timeout, stop))
 
 
 def _place(new: Path, path: Path) -> None:

@@ -71,7 +71,7 @@ async def find_drift(project: Project) -> tuple[str, ...]:
     """Each difference between the models and a database at head, in words: what a revision would hold. Nothing is written."""
     config = alembic_config(project)
     author = _author(config, load_scripts(config), Draft(autogenerate=True))
-    await _ask_environment(project, config, author)
+    await _ask_environment(project, config, author, only_looking=True)
     return differences(author.generated_revisions)
 
 
@@ -170,9 +170,10 @@ async def _require_head(project: Project, head: str) -> None:
         )
 
 
-async def _ask_environment(project: Project, config: Config, author: RevisionContext) -> None:
+async def _ask_environment(project: Project, config: Config, author: RevisionContext, *, only_looking: bool = False) -> None:
     """Let ``env.py`` say what the revision holds: its models, compared with the database, and its hooks."""
-    await execute(project, _filling(author), "reading", config, template_args=author.template_args, revision_context=author)
+    options: dict[str, Any] = {"template_args": author.template_args, "revision_context": author}
+    await execute(project, _filling(author), "reading", config, only_looking=only_looking, **options)
 
 
 def _filling(author: RevisionContext) -> Work:

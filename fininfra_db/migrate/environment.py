@@ -9,8 +9,8 @@ import asyncio
 import sys
 import threading
 import traceback
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, nullcontext
 from io import StringIO
 from pathlib import Path
 from typing import Any, Final
@@ -18,11 +18,10 @@ from typing import Any, Final
 from alembic import context
 from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
-from alembic.runtime.migration import MigrationContext
+from alembic.runtime.migration import MigrationContext, MigrationInfo
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Connection, Engine, event
-from sqlalchemy import Dialect as SqlalchemyDialect
+from sqlalchemy import Connection, Engine
 from sqlalchemy.engine.mock import MockConnection
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.util import greenlet_spawn
@@ -34,7 +33,9 @@ from fininfra_db.errors import EnvironmentFailed, FininfraDbError, RevisionBroke
 from fininfra_db.migrate.config import Project, alembic_config, load_metadata
 from fininfra_db.migrate.drift import comparison_options
 from fininfra_db.migrate.enums import MAKES_TYPES
+from fininfra_db.migrate.foreign import connecting_as_ours
 from fininfra_db.migrate.lookup import alembic_errors, missing_revision
+from fininfra_db.migrate.losses import deletions_stated_by
 from fininfra_db.migrate.rendering import render_item
 from fininfra_db.migrate.watch import Watch
 from fininfra_db.settings import Settings, load_settings
@@ -46,21 +47,32 @@ _alembic: Final = threading.Lock()
 """Alembic keeps the running environment in a module, so one runs at a time in a process."""
 
 
-async def execute(project: Project, work: Work, purpose: Purpose, config: Config | None = None, **options: Any) -> None:
+async def execute(
+    project: Project,
+    work: Work,
+    purpose: Purpose,
+    config: Config | None = None,
+    scripts: ScriptDirectory | None = None,
+    *,
+    only_looking: bool = False,
+    **options: Any,
+) -> None:
     """Run ``work`` in the project's environment, on a connection for ``purpose``.
 
-    ``options`` are those of Alembic's ``EnvironmentContext``. For reading, Alembic is kept from writing its version table.
+    ``config`` and ``scripts`` are made if they are not given. ``options`` are those of Alembic's ``EnvironmentContext``. For
+    reading, Alembic is kept from writing its version table. With ``only_looking`` a foreign ``env.py`` is kept from writing
+    anything: many make a schema first, which is fine where reading is a part of migrating.
     """
     config = config or alembic_config(project)
     if purpose == "reading":
         options["dont_mutate"] = True
     async with _one_at_a_time():
-        scripts = load_scripts(config)
+        scripts = scripts or load_scripts(config)
         async with open_connection(project.settings, purpose) as connection:
             if project.is_ours:
                 await connection.run_sync(lambda sync: _run(_with_connection(config, sync), scripts, work, options))
             else:
-                await _in_foreign_environment(project, config, scripts, work, options, purpose)
+                await _in_foreign_environment(project, config, scripts, work, options, purpose, only_looking)
 
 
 async def execute_on(connection: Connection, config: Config, work: Work) -> None:
@@ -136,7 +148,7 @@ def _migrate_on(engine: Engine, settings: Settings) -> None:
 async def _migrate_alone(settings: Settings) -> None:
     """Under the plain ``alembic`` command: with the lock and the journal all the same."""
     async with migration_lock(settings) as lock, lock.kept(), open_connection(settings, "migration") as connection:
-        watch = Watch(target_of(settings).dialect, lock)
+        watch = Watch(target_of(settings).dialect, lock, keeps_snapshot=not settings.no_snapshot)
         await connection.run_sync(lambda sync: _migrate(sync, settings, watch))
 
 
@@ -149,8 +161,16 @@ def _migrate(connection: Connection, settings: Settings, watch: Watch | None = N
     context.configure(connection=connection, **_options(settings, dialect))
     if watch is not None:
         _follow(context.get_context(), watch)
-    reading = context.get_context().opts.get("dont_mutate", False)
-    with context.begin_transaction(), nullcontext() if reading else dialect.guarded(connection):
+    migration = context.get_context()
+    stated: set[str] = set()
+
+    def note_deletions(step: MigrationInfo, **_: Any) -> None:
+        for revision in step.up_revision_ids:
+            stated.update(deletions_stated_by(context.script.get_revision(revision).module))
+
+    migration.on_version_apply_callbacks += (note_deletions,)
+    reading = migration.opts.get("dont_mutate", False)
+    with context.begin_transaction(), nullcontext() if reading else dialect.guarded(connection, lambda: stated):
         context.run_migrations()
 
 
@@ -210,7 +230,7 @@ def _line_of(env_path: Path, error: BaseException) -> int | None:
 
 
 async def _in_foreign_environment(
-    project: Project, config: Config, scripts: ScriptDirectory, work: Work, options: dict[str, Any], purpose: Purpose
+    project: Project, config: Config, scripts: ScriptDirectory, work: Work, options: dict[str, Any], purpose: Purpose, only_looking: bool
 ) -> None:
     """Run a foreign ``env.py`` in a thread, where it may start an event loop.
 
@@ -220,55 +240,13 @@ async def _in_foreign_environment(
     """
 
     def run_here() -> None:
-        with _connecting_as_the_url_says(project.settings, purpose):
+        with connecting_as_ours(project.settings, purpose, only_looking=only_looking):
             if project.is_asynchronous:
                 _run(config, scripts, work, options)
             else:
                 asyncio.run(greenlet_spawn(_run, config, scripts, work, options))
 
     await asyncio.to_thread(run_here)
-
-
-@contextmanager
-def _connecting_as_the_url_says(settings: Settings, purpose: Purpose) -> Iterator[None]:
-    """Let the engines that this thread makes with our driver understand libpq's options too, and only read when that is the purpose.
-
-    The options are no part of the URL that a foreign ``env.py`` reads, since not every driver takes them from there.
-    """
-    target, thread = target_of(settings), threading.get_ident()
-    plain, ours = target.dialect.engine_arguments(target.url, "application")
-    guarded = target.dialect.engine_arguments(target.url, "reading")[0] if purpose == "reading" else plain
-    made: list[Any] = []
-
-    def is_ours(dialect: SqlalchemyDialect) -> bool:
-        return threading.get_ident() == thread and dialect.driver == plain.get_driver_name()
-
-    def add(dialect: SqlalchemyDialect, record: Any, arguments: list[Any], options: dict[str, Any]) -> None:
-        if not is_ours(dialect):
-            return
-        if guarded != plain and arguments == list(dialect.create_connect_args(plain)[0]):
-            arguments[:], more = dialect.create_connect_args(guarded)
-            options.update(more)
-            made.append(record)
-        options.update(ours)
-
-    def only_if_ours(hook: Callable[[Connection], None]) -> Callable[[Connection], None]:
-        return lambda connection: hook(connection) if is_ours(connection.dialect) else None
-
-    hooks = target.dialect.reading_hooks().items() if purpose == "reading" else ()
-    listeners: list[tuple[str, Callable[..., Any]]] = [
-        ("do_connect", add),
-        *((moment, only_if_ours(hook)) for moment, hook in hooks),
-    ]
-    for moment, listener in listeners:
-        event.listen(Engine, moment, listener)
-    try:
-        yield
-    finally:
-        for moment, listener in listeners:
-            event.remove(Engine, moment, listener)
-        for record in made:
-            record.invalidate(soft=True)  # an engine that env.py keeps must not write through it later
 
 
 def _with_connection(config: Config, connection: Connection) -> Config:

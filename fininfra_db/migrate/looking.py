@@ -51,7 +51,7 @@ def look_at_heads(history: History, *, resolve_dependencies: bool) -> Revisions:
 async def check(project: Project) -> Checked:
     """Compare history, database and models. The models are compared only with a database that is at head."""
     history = project.history()
-    versions = await read_versions(project)
+    versions = await read_versions(project, only_looking=True)
     findings = find_unknown(history, versions)
     if findings:
         return Checked(findings=findings)

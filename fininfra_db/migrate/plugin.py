@@ -6,22 +6,25 @@ the comparisons that an ``env.py`` takes unless it says otherwise.
 
 from typing import TYPE_CHECKING, Any, Final
 
-from alembic.util import DispatchPriority, PriorityDispatchResult
-
 if TYPE_CHECKING:
     from alembic.autogenerate.api import AutogenContext
     from alembic.runtime.plugins import Plugin
+    from alembic.util import PriorityDispatchResult
 
 PREFIX: Final = "fininfra_"
 """What the names of this program's own tables begin with."""
 
 
 def setup(plugin: "Plugin") -> None:
-    """Called by Alembic."""
+    """Called by Alembic while it is being imported itself, which is why this module imports it no sooner."""
+    from alembic.util import DispatchPriority
+
     plugin.add_autogenerate_comparator(_leave_out_our_tables, "autogenerate", priority=DispatchPriority.FIRST)
 
 
-def _leave_out_our_tables(autogen_context: "AutogenContext", _operations: Any) -> PriorityDispatchResult:
+def _leave_out_our_tables(autogen_context: "AutogenContext", _operations: Any) -> "PriorityDispatchResult":
+    from alembic.util import PriorityDispatchResult
+
     autogen_context._name_filters.append(_is_not_ours)
     return PriorityDispatchResult.CONTINUE
 

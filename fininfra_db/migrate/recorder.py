@@ -29,6 +29,8 @@ from fininfra_db.version import __version__
 
 _READS: Final = re.compile(r"\s*(SELECT|SHOW|EXPLAIN|DESCRIBE|DESC|SET|USE|PRAGMA)\b", re.IGNORECASE)
 """Statements that change nothing that is kept; a resumed revision runs them again."""
+REPEATABLE: Final = "fininfra_repeatable"
+"""The execution option of a connection while it runs what may be run any number of times, and differs from time to time."""
 _NOTHING: Final = ("SELECT 1", ())
 _LONGEST_STATEMENT: Final = 4000
 
@@ -64,6 +66,11 @@ class Recorder:
     def has_done_nothing(self) -> bool:
         """Whether the running revision has not come to the end of its first statement."""
         return self._number - self._is_executing == 0
+
+    @property
+    def _is_repeatable(self) -> bool:
+        """Whether this is a part of an operation that looks for itself what is done already: it is always run, and not counted."""
+        return bool(self._connection.get_execution_options().get(REPEATABLE, False))
 
     def begin(self, revision: str, direction: str, checksum: str) -> None:
         """A revision is about to run."""
@@ -118,7 +125,7 @@ class Recorder:
     def _before_statement(
         self, _connection: Connection, _cursor: Any, statement: str, parameters: Any, _context: Any, executemany: bool
     ) -> tuple[str, Any]:
-        if not self._is_watching or self._entry is None or _READS.match(statement):
+        if not self._is_watching or self._entry is None or self._is_repeatable or _READS.match(statement):
             return statement, parameters
         self._number += 1
         self._is_executing = True

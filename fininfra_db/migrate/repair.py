@@ -47,7 +47,7 @@ async def repair(project: Project, settlement: Settlement, *, observer: Observer
         found = steps(resume.entry.revision if up else "base", versions)
         return [step for step in found if step.revision.revision == resume.entry.revision]
 
-    ran = await run_steps(project, config, plan, observer=observer, resume=resume, destination_rev=resume.entry.revision)
+    ran = await run_steps(project, config, scripts, plan, observer=observer, resume=resume, destination_rev=resume.entry.revision)
     return Repaired(settled=state.unfinished if ran.steps else None, steps=ran.steps, after=ran.after)
 
 

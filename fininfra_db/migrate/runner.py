@@ -12,11 +12,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, inspect, text
-from sqlalchemy.exc import DBAPIError
 
 from fininfra_db.connections import migration_lock, open_connection, read
 from fininfra_db.dialects import target_of
-from fininfra_db.dialects.base import first_line
 from fininfra_db.errors import (
     DatabaseAhead,
     FininfraDbError,
@@ -24,18 +22,24 @@ from fininfra_db.errors import (
     MigrationFailed,
     OptionsInvalid,
     RevisionNotFound,
+    TableLocked,
     UnfinishedRevision,
 )
 from fininfra_db.migrate.config import Project
 from fininfra_db.migrate.history import History
 from fininfra_db.migrate.journal import FAILED, read_unfinished, rewrite
+from fininfra_db.migrate.retry import reason_of, run_patiently
 from fininfra_db.results import Entry, Migrated, Observer, Script, Stamped
 
 if TYPE_CHECKING:
     from alembic.config import Config
     from alembic.runtime.migration import MigrationContext
+    from alembic.script import ScriptDirectory
 
     from fininfra_db.migrate.watch import Direction, Resume, Watch
+
+Plan = Callable[[tuple[str, ...]], Iterable[Any]]
+"""The steps from where a database is, as Alembic's ``ScriptDirectory`` makes them."""
 
 VERSION_TABLE = "alembic_version"
 _AHEAD_HINT = "Update the checkout to the one that made the revision, or check the database URL."
@@ -50,13 +54,13 @@ class State:
     unfinished: Entry | None = None
 
 
-async def read_versions(project: Project) -> tuple[str, ...]:
+async def read_versions(project: Project, *, only_looking: bool = False) -> tuple[str, ...]:
     """The rows of the version table, without writing anything; empty when there is no such table."""
-    return (await read_state(project)).versions
+    return (await read_state(project, only_looking=only_looking)).versions
 
 
-async def read_state(project: Project) -> State:
-    """Where the database is, without writing anything."""
+async def read_state(project: Project, *, only_looking: bool = False) -> State:
+    """Where the database is, without writing anything. ``only_looking`` holds a foreign ``env.py`` to that too."""
     if project.is_ours:
         return await read(project.settings, _select_state)
     from fininfra_db.migrate.environment import execute
@@ -68,7 +72,7 @@ async def read_state(project: Project) -> State:
         found.append(State(tuple(sorted(versions)), read_unfinished(context.connection)))
         return ()
 
-    await execute(project, look, "reading")
+    await execute(project, look, "reading", only_looking=only_looking)
     return found[0] if found else State()
 
 
@@ -120,7 +124,7 @@ async def stamp(project: Project, revisions: tuple[str, ...], *, purge: bool = F
     with alembic_errors():
         list(plan(() if purge else before))  # a name that leads nowhere is found before anything is touched
 
-    ran = await run_steps(project, config, plan, destination_rev=revisions, tag=tag, purge=purge)
+    ran = await run_steps(project, config, scripts, plan, destination_rev=revisions, tag=tag, purge=purge)
     return Stamped(before=before, after=ran.after)
 
 
@@ -207,14 +211,22 @@ async def _migrate(
     with alembic_errors():
         list(plan(revision, before))  # a name that leads nowhere is found before anything is touched
     return await run_steps(
-        project, config, lambda versions: plan(revision, versions), observer=observer, resume=resume, destination_rev=revision, tag=tag
+        project,
+        config,
+        scripts,
+        lambda versions: plan(revision, versions),
+        observer=observer,
+        resume=resume,
+        destination_rev=revision,
+        tag=tag,
     )
 
 
 async def run_steps(
     project: Project,
     config: "Config",
-    plan: Callable[[tuple[str, ...]], Iterable[Any]],
+    scripts: "ScriptDirectory",
+    plan: Plan,
     *,
     observer: Observer | None = None,
     resume: "Resume | None" = None,
@@ -225,10 +237,16 @@ async def run_steps(
 
     dialect = target_of(project.settings).dialect
     async with migration_lock(project.settings, observer) as lock:
-        watch = Watch(dialect, lock, observer=observer, resume=resume)
+        watch = Watch(dialect, lock, observer=observer, resume=resume, keeps_snapshot=not project.settings.no_snapshot)
         try:
             async with lock.kept():
-                await _execute(project, config, plan, watch, options)
+                await run_patiently(
+                    project,
+                    watch,
+                    observer,
+                    execute=lambda: _execute(project, config, scripts, plan, watch, options),
+                    remains=lambda: _remains(project, watch),
+                )
         except FininfraDbError as error:
             if watch.running is None or isinstance(error, RevisionNotFound):
                 raise
@@ -236,18 +254,18 @@ async def run_steps(
         except Exception as error:  # a revision is the user's code, which may raise anything
             if watch.running is None:
                 raise
-            raise await _failed(project, watch, _reason(project, error)) from error
+            raise await _failed(project, watch, reason_of(project, error)) from error
         after = await read_versions(project)
     if set(after) != set(watch.expected):
         raise MigrationFailed(
             f"The run ended without an error, but the database is at {_at(after)} and not at {_at(watch.expected)}: it was not committed.",
             "Look for a statement that env.py runs on the connection before context.configure().",
         )
-    return Migrated(before=watch.before, after=after, steps=tuple(watch.steps))
+    return Migrated(before=watch.before, after=after, steps=tuple(watch.steps), snapshot=watch.snapshot)
 
 
 async def _execute(
-    project: Project, config: "Config", plan: Callable[[tuple[str, ...]], Iterable[Any]], watch: "Watch", options: dict[str, Any]
+    project: Project, config: "Config", scripts: "ScriptDirectory", plan: Plan, watch: "Watch", options: dict[str, Any]
 ) -> None:
     from fininfra_db.migrate.environment import execute
 
@@ -257,7 +275,7 @@ async def _execute(
             watch.refuse_unfinished(context)
         return watch.follow(steps, versions, context)
 
-    await execute(project, work, "migration", config, **options)
+    await execute(project, work, "migration", config, scripts, **options)
 
 
 async def _render(project: Project, direction: "Direction", start: str | None, target: str, tag: str | None) -> Script:
@@ -270,26 +288,20 @@ async def _render(project: Project, direction: "Direction", start: str | None, t
     return Script(sql=sql)
 
 
-def _reason(project: Project, error: Exception) -> str:
-    statement = getattr(error, "statement", None)
-    reason = first_line(error) if isinstance(error, DBAPIError) else f"{type(error).__name__}: {error}"
-    return project.settings.redact(f"{reason}. Statement: {' '.join(statement.split())}" if statement else reason)
-
-
 async def _failed(project: Project, watch: "Watch", reason: str, error: FininfraDbError | None = None) -> FininfraDbError:
     """Say what failed, where, and what state the database is in now, by asking it."""
     assert watch.running is not None
     step = watch.running
     verb = "apply" if step.direction == "up" else "revert"
-    remains = not watch.nothing_remains
+    remains = not (watch.nothing_remains or isinstance(error, TableLocked))
     try:
-        state = await read_state(project)
-        where = f"The database is at {_at(state.versions)}."
-        remains = remains and (state.unfinished is None or await _is_left_behind(project, watch, state.unfinished))
+        where = f"The database is at {_at(await read_versions(project))}."
+        remains = remains and await _remains(project, watch)
     except FininfraDbError:
         where = "The database cannot be read now."
+    kept = f" A snapshot of before is kept: {watch.snapshot.path}" if watch.snapshot else ""
     what = f"A part of {step.revision} may remain." if remains else f"Nothing of {step.revision} remains."
-    kind = type(error) if isinstance(error, LockLost | UnfinishedRevision) else MigrationFailed
+    kind = type(error) if isinstance(error, LockLost | TableLocked | UnfinishedRevision) else MigrationFailed
     hint = (
         _STAMP_HINT
         if not watch.before and "already exists" in reason
@@ -299,9 +311,17 @@ async def _failed(project: Project, watch: "Watch", reason: str, error: Fininfra
         else "Correct the revision, then run the command again."
     )
     return kind(
-        f"Revision {step.revision} ({step.message}) did not {verb}: {reason.rstrip('.')}. {where} {what}",
-        error.hint if isinstance(error, LockLost | UnfinishedRevision) else hint,
+        f"Revision {step.revision} ({step.message}) did not {verb}: {reason.rstrip('.')}. {where} {what}{kept}",
+        error.hint if isinstance(error, LockLost | TableLocked | UnfinishedRevision) else hint,
     )
+
+
+async def _remains(project: Project, watch: "Watch") -> bool:
+    """Whether a part of the revision that failed is in the database."""
+    if watch.nothing_remains:
+        return False
+    unfinished = (await read_state(project)).unfinished
+    return unfinished is None or await _is_left_behind(project, watch, unfinished)
 
 
 async def _is_left_behind(project: Project, watch: "Watch", entry: Entry) -> bool:

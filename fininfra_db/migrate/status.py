@@ -35,7 +35,7 @@ class _Seen:
 async def status(project: Project) -> Status:
     """Look at everything that matters before a deployment. Nothing is written."""
     history = project.history()
-    versions = await read_versions(project)
+    versions = await read_versions(project, only_looking=True)
     target = target_of(project.settings)
     seen = await read(project.settings, lambda connection: _look(connection, target.dialect))
     revisions = _states(history, versions, seen.entries)
@@ -121,7 +121,7 @@ async def with_ledger(project: Project, revisions: Revisions) -> Revisions:
     """Add what the ledger knows of each applied revision; without a database that can be read, a warning says so."""
     history = project.history()
     try:
-        known = history.ancestors(await read_versions(project))
+        known = history.ancestors(await read_versions(project, only_looking=True))
         recorded = _latest(await read(project.settings, read_entries))
     except DatabaseUnreachable as error:
         return replace(revisions, warnings=(*revisions.warnings, f"When and by whom is not known: {error.message}"))

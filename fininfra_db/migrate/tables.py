@@ -1,19 +1,24 @@
 """Making and dropping tables without revisions: ``create-tables`` and the first half of ``reset``."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, MetaData, Table, inspect
-from sqlalchemy.types import SchemaType
+from sqlalchemy import Connection, MetaData, Table, event, inspect
+from sqlalchemy.exc import SQLAlchemyError
 
 from fininfra_db.connections import migration_lock, open_connection
-from fininfra_db.dialects import target_of
-from fininfra_db.errors import DatabaseMissing, Refused
+from fininfra_db.dialects import Dialect, target_of
+from fininfra_db.dialects.base import first_line
+from fininfra_db.errors import DatabaseFailed, DatabaseMissing, FininfraDbError, Refused
 from fininfra_db.migrate.config import Project, alembic_config, load_metadata
 from fininfra_db.migrate.drift import tables_made_by
 from fininfra_db.migrate.environment import execute, load_scripts
+from fininfra_db.migrate.plugin import PREFIX
 from fininfra_db.migrate.runner import VERSION_TABLE, read_versions, refuse_unknown
-from fininfra_db.results import TablesCreated
+from fininfra_db.results import Dropped, Observer, Snapshot, TablesCreated
 from fininfra_db.settings import Settings
 
 
@@ -34,26 +39,60 @@ async def create_tables(settings: Settings) -> TablesCreated:
     return TablesCreated(created=created, warnings=warnings)
 
 
-async def drop_owned_tables(project: Project) -> tuple[str, ...]:
+async def drop_owned_tables(project: Project, observer: Observer | None = None) -> Dropped:
     """Drop the tables of the models and of the revision files, and the version table; whatever else is there stays.
 
-    Returns what was dropped. Raises ``Refused`` when the project does not say which models are its own.
+    Returns what was dropped. Raises ``Refused`` when the project does not say which models are its own. Where each DROP
+    is final, whatever ends the drop in between says what is gone: an error in its message, an interruption to ``observer``.
     """
     project.require_models()
     owned = tables_made_by(load_scripts(alembic_config(project)))
     for metadata in load_metadata(project.settings):
         owned |= {table.name for table in metadata.sorted_tables}
     if _is_missing(project.settings):
-        return ()
+        return Dropped()
     try:
-        refuse_unknown(project.history(), await read_versions(project))
+        versions = await read_versions(project)
+        refuse_unknown(project.history(), versions)
         owned.add(await _version_table(project))
-        async with migration_lock(project.settings), open_connection(project.settings, "migration") as connection:
-            dropped = await connection.run_sync(lambda sync: _drop(sync, owned))
-            await connection.commit()
-            return dropped
+        owned = {name for name in owned if not name.startswith(PREFIX)}
+        return await _drop_under_lock(project, owned, versions, observer)
     except DatabaseMissing:
-        return ()
+        return Dropped()
+
+
+async def _drop_under_lock(project: Project, owned: set[str], versions: tuple[str, ...], observer: Observer | None) -> Dropped:
+    dropping = _Dropping(target_of(project.settings).dialect, versions, keeps_snapshot=not project.settings.no_snapshot)
+    try:
+        async with migration_lock(project.settings), open_connection(project.settings, "migration") as connection:
+            await connection.run_sync(lambda sync: dropping.run(sync, owned))
+            await connection.commit()
+    except SQLAlchemyError as error:
+        raise dropping.failed(project.settings.redact(first_line(error))) from error
+    except FininfraDbError as error:
+        if dropping.is_final:
+            error.add(dropping.state)
+        raise
+    except BaseException:  # an interruption: what is gone is named before it goes on
+        if observer and dropping.is_final:
+            observer(dropping.done)
+        raise
+    return dropping.done
+
+
+@contextmanager
+def naming(dropped: Dropped, observer: Observer | None) -> Iterator[None]:
+    """Whatever ends a reset after the drop says what is gone: an error in its message, an interruption to ``observer``."""
+    try:
+        yield
+    except FininfraDbError as error:
+        if dropped.tables:
+            error.add(f"Before that, the reset had dropped {dropped}.")
+        raise
+    except BaseException:
+        if observer and dropped.tables:
+            observer(dropped)
+        raise
 
 
 async def _version_table(project: Project) -> str:
@@ -79,17 +118,59 @@ def _is_missing(settings: Settings) -> bool:
     return False
 
 
-def _drop(connection: Connection, owned: set[str]) -> tuple[str, ...]:
-    found = MetaData()
-    names = inspect(connection).get_table_names()
-    present = [name for name in names if name in owned]
-    _refuse_if_needed_by_others(connection, [name for name in names if name not in owned], owned)
-    found.reflect(connection, only=present, resolve_fks=False)
-    tables = list(reversed(found.sorted_tables))
-    found.drop_all(connection, tables=tables)
-    for table in tables:
-        _drop_named_types(table, connection)
-    return tuple(table.name for table in tables)
+@dataclass
+class _Dropping:
+    """A drop of several tables, and how far it has come."""
+
+    dialect: Dialect
+    versions: tuple[str, ...]
+    keeps_snapshot: bool
+    snapshot: Snapshot | None = None
+    tables: list[str] = field(default_factory=list)
+    types: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+
+    def run(self, connection: Connection, owned: set[str]) -> None:
+        names = inspect(connection).get_table_names()
+        _refuse_if_needed_by_others(connection, [name for name in names if name not in owned], owned)
+        present = [name for name in names if name in owned]
+        if present and self.keeps_snapshot:
+            self.snapshot = self.dialect.before_migration(connection, self.versions)
+        found = MetaData()
+        found.reflect(connection, only=present, resolve_fks=False)
+        tables = list(reversed(found.sorted_tables))
+        self.left = [table.name for table in tables]
+        for table in tables:
+            event.listen(table, "after_drop", self._note)
+        found.drop_all(connection, tables=tables)
+        for name, kind in self.dialect.named_types(tables).items():
+            kind.drop(connection, checkfirst=True)
+            self.types.append(name)
+
+    def _note(self, table: Table, _connection: Connection, **_options: Any) -> None:
+        self.left.remove(table.name)
+        self.tables.append(table.name)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether something is gone that no rollback brings back."""
+        return bool(self.tables) and not self.dialect.features.transactional_ddl
+
+    @property
+    def done(self) -> Dropped:
+        return Dropped(tuple(self.tables), tuple(self.types), self.snapshot)
+
+    @property
+    def state(self) -> str:
+        """What is gone and what is left, in words; where a drop is rolled back, that nothing is gone."""
+        if not self.is_final:
+            return "Nothing was dropped."
+        return f"Dropped already: {self.done}. Still there: {', '.join(self.left) or 'nothing'}."
+
+    def failed(self, reason: str) -> DatabaseFailed:
+        return DatabaseFailed(
+            f"The tables could not be dropped: {reason.rstrip('.')}. {self.state}", "Remove the cause, then run 'fininfra-db reset' again."
+        )
 
 
 def _refuse_if_needed_by_others(connection: Connection, others: list[str], owned: set[str]) -> None:
@@ -103,10 +184,3 @@ def _refuse_if_needed_by_others(connection: Connection, others: list[str], owned
             f"Tables that are not this project's point at tables that would be dropped: {', '.join(needed)}. Nothing was dropped.",
             "Drop those foreign keys first, if they are not needed.",
         )
-
-
-def _drop_named_types(table: Table, connection: Connection) -> None:
-    """An ENUM type of PostgreSQL outlives its table, and would be in the way when the history runs again."""
-    for column in table.columns:
-        if isinstance(column.type, SchemaType):
-            column.type.drop(connection, checkfirst=True)

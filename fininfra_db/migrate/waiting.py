@@ -52,7 +52,7 @@ async def wait_for_head(project: Project, timeout: float) -> Waited:
 
     async def attempt() -> Finding | None:
         try:
-            versions = await read_versions(project)
+            versions = await read_versions(project, only_looking=True)
         except DatabaseMissing as error:
             return Finding(error.code, error.message, error.hint)
         except LockNotObtained as error:  # a SQLite file that is being migrated

@@ -12,7 +12,7 @@ from fininfra_db.errors import UnfinishedRevision
 from fininfra_db.migrate import journal
 from fininfra_db.migrate.history import read_header
 from fininfra_db.migrate.recorder import Recorder
-from fininfra_db.results import Entry, Observer, Step
+from fininfra_db.results import Entry, Observer, Snapshot, Step
 
 if TYPE_CHECKING:
     from alembic.runtime.migration import MigrationContext
@@ -35,14 +35,25 @@ class Resume:
 class Watch:
     """What a run has done so far. One run may go through Alembic several times, when a revision is tried again."""
 
-    def __init__(self, dialect: Dialect, lock: HeldLock, *, observer: Observer | None = None, resume: Resume | None = None) -> None:
+    def __init__(
+        self,
+        dialect: Dialect,
+        lock: HeldLock,
+        *,
+        observer: Observer | None = None,
+        resume: Resume | None = None,
+        keeps_snapshot: bool = False,
+    ) -> None:
         self._dialect, self._lock, self._observer, self._resume = dialect, lock, observer, resume
+        self._keeps_snapshot = keeps_snapshot
         self.steps: list[Step] = []
         self.running: Step | None = None
         self.before: tuple[str, ...] = ()
         self.expected: tuple[str, ...] = ()
         self.rolls_back = True
         """Whether a failing revision leaves nothing behind: as ``env.py`` configured it, until the revision commits by itself."""
+        self.snapshot: Snapshot | None = None
+        """The copy of the database that was kept before the first revision."""
         self._plan: list[Any] | None = None
         self._started = 0.0
         self._recorder: Recorder | None = None
@@ -97,6 +108,9 @@ class Watch:
             entry = None
         if entry is not None and self._resume is None:
             self._resume = self._carry_on(entry, first)
+        if self._keeps_snapshot:
+            self._keeps_snapshot = False
+            self.snapshot = self._dialect.before_migration(connection, self.before)
         resume = self._resume.entry if self._resume is not None and not self.steps else None
         self._recorder = Recorder(connection, self._dialect, in_one_transaction=in_one_transaction, resume=resume)
 

@@ -30,6 +30,7 @@ from typer.main import get_command
 
 from fininfra_db.cli.app import app
 from fininfra_db.connections import open_connection
+from fininfra_db.security import generate_key
 from tests.conftest import Project, clean_environment
 
 T = TypeVar("T")
@@ -82,12 +83,32 @@ def set_up(project: Project) -> Project:
     return project
 
 
+def set_up_with_rows(project: Project) -> Project:
+    """A SQLite project at head with the rows of the seed, which is written once in a session."""
+    set_up(project)
+    seeded = _seeded(project.environ["FININFRA_DB_KEYS"])
+    if not seeded.exists():
+        done = project.run("seed")
+        assert done.returncode == 0, done.stderr
+        shutil.copyfile(database_file(project), seeded)
+    shutil.copyfile(seeded, database_file(project))
+    return project
+
+
+@functools.cache
+def _seeded(_key: str) -> Path:
+    """Where the database with the rows is, which are sealed with the key."""
+    root = Path(tempfile.mkdtemp(prefix="fininfra-seeded-"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    return root / "seeded.db"
+
+
 @functools.cache
 def _template() -> Path:
     root = Path(tempfile.mkdtemp(prefix="fininfra-template-"))
     atexit.register(shutil.rmtree, root, ignore_errors=True)
     url = f"sqlite:///{root / 'template.db'}"
-    done = Project("sqlite", root, url, {"APP_ENV": "production"}).run("setup-and-migrate")
+    done = Project("sqlite", root, url, {"FININFRA_DB_KEYS": generate_key()}).run("setup-and-migrate")
     assert done.returncode == 0, done.stderr
     for cache in [*root.rglob("__pycache__")]:
         shutil.rmtree(cache)
@@ -217,6 +238,10 @@ class OnTerminal:
     screen: str
 
 
+QUESTIONS = (b"[y/N]: ", b"Type the name of the database to go on: ")
+"""How the screen ends when the program waits for an answer."""
+
+
 def on_terminal(project: Project, *words: str, typed: str = "", **environ: str) -> OnTerminal:
     """Run on a terminal of its own, 100 columns wide; ``typed`` is typed when the program asks something."""
     environment = {name: value for name, value in clean_environment().items() if name not in ("NO_COLOR", "COLUMNS", "TERM")}
@@ -231,7 +256,7 @@ def on_terminal(project: Project, *words: str, typed: str = "", **environ: str) 
     deadline = time.monotonic() + 60
     while read := _read(terminal, deadline):
         screen += read
-        if typed and screen.endswith(b"[y/N]: "):
+        if typed and screen.endswith(QUESTIONS):
             time.sleep(0.3)  # as a person would: input() does not see a Ctrl-C that comes with its prompt
             os.write(terminal, typed.encode())
             typed = ""

@@ -42,6 +42,8 @@ SUCCEEDS = {
     "create-tables": (),
     "current": (),
     "downgrade": ("-1",),
+    "environment set": ("development",),
+    "environment show": (),
     "heads": (),
     "history": ("-i",),
     "init": (),
@@ -58,7 +60,7 @@ SUCCEEDS = {
 }
 """What each command needs to succeed in a project at head."""
 
-NEEDED = {"downgrade": "base", "merge": "heads", "stamp": "head"}
+NEEDED = {"downgrade": "base", "environment set": "staging", "merge": "heads", "stamp": "head"}
 """What must be said for the command line to be complete."""
 
 

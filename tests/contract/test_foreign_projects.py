@@ -420,3 +420,18 @@ async def test_their_env_has_a_say_in_every_revision_when_it_asks_for_one(sqlite
     configure_with(sqlite_project, "process_revision_directives=process")
     await create_empty_database(sqlite_project)
     assert (await sqlite_project.database().revision(Draft(message="by hand"))).revisions == ("0001",)
+
+
+@each_kind
+async def test_their_migration_waits_no_longer_than_ours(project: Project, templates: Path, template: str) -> None:
+    tell = {
+        "postgresql": "SELECT name, setting FROM pg_settings WHERE name = 'lock_timeout'",
+        "mysql": "SELECT 'lock_timeout' AS name, @@lock_wait_timeout * 1000 AS setting",
+    }
+    if project.dialect not in tell:
+        pytest.skip("SQLite's one lock is taken when the transaction begins.")
+    make_foreign(project, templates, template)
+    await create_empty_database(project)
+    await write_by_hand(project, "told", f'op.execute("CREATE TABLE told AS {tell[project.dialect]}")')
+    await Database(replace(project.settings(), ddl_lock_timeout=7.0)).upgrade()
+    assert [(name, int(setting)) for name, setting in await project.rows("SELECT name, setting FROM told")] == [("lock_timeout", 7000)]

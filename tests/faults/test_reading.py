@@ -104,8 +104,8 @@ def make_foreign(project: Project, *, first: str = "pass") -> None:
     (project.root / "alembic.ini").write_text("[alembic]\nscript_location = %(here)s/alembic\n", encoding="utf-8")
     (project.root / "alembic" / "env.py").write_text(ENV.format(first=first), encoding="utf-8")
     (versions / "one.py").write_text(
-        "from alembic import op\nrevision = 'one'\ndown_revision = None\n\n\ndef upgrade():\n    op.execute('CREATE TABLE mine (id INTEGER)')\n"
-        "\n\ndef downgrade():\n    op.execute('DROP TABLE mine')\n",
+        "from alembic import op\nrevision = 'one'\ndown_revision = None\n\n\n"
+        "def upgrade():\n    op.execute('CREATE TABLE mine (id INTEGER)')\n\n\ndef downgrade():\n    op.execute('DROP TABLE mine')\n",
         encoding="utf-8",
     )
 
@@ -133,8 +133,8 @@ async def test_an_engine_that_outlives_a_look_writes_afterwards(sqlite_project: 
     await create_empty_database(sqlite_project)
     make_foreign(sqlite_project)
     (sqlite_project.root / "shared_engines.py").write_text(
-        "from functools import cache\nfrom sqlalchemy import create_engine\nfrom sqlalchemy.pool import QueuePool\n\n\n"
-        "@cache\ndef engine_of(url):\n    return create_engine(url, poolclass=QueuePool)\n",
+        "from functools import cache\nfrom sqlalchemy import create_engine\n\n\n"
+        "@cache\ndef engine_of(url):\n    return create_engine(url)\n",
         encoding="utf-8",
     )
     env = sqlite_project.root / "alembic" / "env.py"
