@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, create_engine
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 from sqlalchemy.util import greenlet_spawn
@@ -55,6 +55,9 @@ def _make_engine(settings: Settings, purpose: Purpose) -> Engine:
         options["isolation_level"] = "AUTOCOMMIT"
     engine = _create(url, target, options)
     target.dialect.prepare(engine, target.url, purpose, session)
+    if purpose == "reading":
+        for moment, hook in target.dialect.reading_hooks().items():
+            event.listen(engine, moment, hook)
     use_keyring(engine.dialect, keyring_of(settings))
     return engine
 

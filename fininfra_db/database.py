@@ -37,7 +37,9 @@ from fininfra_db.results import (
     Shown,
     Snapshots,
     Stamped,
+    Status,
     TablesCreated,
+    Waited,
 )
 from fininfra_db.settings import DEFAULT_SEED, Settings, load_settings, reread_project
 
@@ -135,16 +137,24 @@ class Database:
         from fininfra_db.migrate.looking import look_at_current
 
         project = self._project()
-        return look_at_current(project.history(), await runner.read_versions(project), check_heads=check_heads)
+        return look_at_current(project.history(), await runner.read_versions(project, only_looking=True), check_heads=check_heads)
 
-    async def history(self, rev_range: str | None = None, *, indicate_current: bool = False) -> Revisions:
-        """The revisions of ``[start]:[end]``, newest first; ``current`` stands for the database's revision."""
+    async def history(self, rev_range: str | None = None, *, indicate_current: bool = False, ledger: bool = False) -> Revisions:
+        """The revisions of ``[start]:[end]``, newest first; ``current`` stands for the database's revision.
+
+        ``ledger`` adds when and by whom each was applied, if the database can be read.
+        """
         from fininfra_db.migrate.looking import look_at_history
         from fininfra_db.migrate.lookup import names_current
 
         project = self._project()
-        versions = await runner.read_versions(project) if indicate_current or names_current(rev_range) else None
-        return look_at_history(project.history(), rev_range, versions)
+        versions = await runner.read_versions(project, only_looking=True) if indicate_current or names_current(rev_range) else None
+        found = look_at_history(project.history(), rev_range, versions)
+        if not ledger:
+            return found
+        from fininfra_db.migrate.status import with_ledger
+
+        return await with_ledger(project, found)
 
     async def heads(self, *, resolve_dependencies: bool = False) -> Revisions:
         """The revisions that nothing follows."""
@@ -162,13 +172,32 @@ class Database:
             return Shown(revisions=find_revisions(history, revision))
         from fininfra_db.migrate.looking import show_current
 
-        return show_current(history, await runner.read_versions(project))
+        return show_current(history, await runner.read_versions(project, only_looking=True))
 
     async def check(self) -> Checked:
         """Whether the history has one head, the database is at it, and the models agree with the database."""
         from fininfra_db.migrate.looking import check
 
         return await check(self._project())
+
+    async def status(self) -> Status:
+        """Everything about the database that matters before a deployment; what speaks against one is a finding."""
+        from fininfra_db.migrate.status import status
+
+        return await status(self._project())
+
+    async def wait(self, waited_for: str = "server", *, timeout: float = 60.0) -> Waited:
+        """Wait for up to ``timeout`` seconds until the ``server`` answers, or until the database is at ``head``.
+
+        Raises ``ServerNotReady`` when the server did not answer in time. A wrong password and the like is raised at once.
+        """
+        from fininfra_db.migrate import waiting
+
+        if waited_for == "server":
+            return await waiting.wait_for_server(self.settings, timeout)
+        if waited_for == "head":
+            return await waiting.wait_for_head(self._project(), timeout)
+        raise OptionsInvalid(f"Nobody waits for {waited_for!r}.", "Wait for 'server' or 'head'.")
 
     async def setup_and_migrate(self) -> SetUp:
         """Take a database from nothing to head: files, database, first revision, upgrade. Run again, it changes nothing."""

@@ -119,6 +119,10 @@ class DatabaseUnreachable(FininfraDbError):
     exit_code = 6
 
 
+class ServerNotReady(DatabaseUnreachable):
+    """Nobody answers yet, or the server is starting, stopping or full: a trouble that waiting may end."""
+
+
 class DatabaseMissing(DatabaseUnreachable):
     """The server answers but has no such database, or the SQLite file does not exist."""
 
@@ -171,6 +175,12 @@ class RevisionBroken(FininfraDbError):
     """A revision file cannot be loaded."""
 
     code = "revision-broken"
+
+
+class EnvironmentFailed(FininfraDbError):
+    """The project's ``env.py`` raised before it came to the revisions, or after them."""
+
+    code = "environment-failed"
 
 
 class DatabaseAhead(FininfraDbError):

@@ -32,8 +32,30 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Applied:
+    """What the ledger knows of a revision that is applied.
+
+    When it began, the time that it took, who logged in to the database, from which host, and whether its file was edited since.
+    """
+
+    started: datetime
+    seconds: float | None = None
+    login: str | None = None
+    host: str | None = None
+    edited: bool = False
+
+    @property
+    def by(self) -> str:
+        """Who applied it, as ``login@host``."""
+        return f"{self.login or '?'}@{self.host or '?'}"
+
+
+@dataclass(frozen=True)
 class RevisionInfo:
-    """One revision file, as its header states it. ``created`` is the text of its ``Create Date`` line."""
+    """One revision file, as its header states it. ``created`` is the text of its ``Create Date`` line.
+
+    ``applied`` is what the ledger knows, where it was asked.
+    """
 
     revision: str
     down_revisions: tuple[str, ...]
@@ -44,6 +66,7 @@ class RevisionInfo:
     created: str | None = None
     is_head: bool = False
     is_current: bool | None = None
+    applied: Applied | None = None
 
 
 @dataclass(frozen=True)
@@ -281,6 +304,48 @@ class Checked(Result):
 
     pending: tuple[str, ...] = ()
     drift: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RevisionState:
+    """One revision in a database: ``applied``, ``pending``, ``missing`` (no file here), ``edited`` since, or ``unknown``."""
+
+    revision: str
+    message: str
+    state: str
+    applied: Applied | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status(Result):
+    """A database before a deployment. ``size`` is in bytes; None when the server does not tell.
+
+    ``versions`` are the rows of the version table. ``applied`` counts the edited ones in. ``unfinished`` are runs that ended
+    in the middle, ``holder`` is who holds the migration lock now.
+    """
+
+    database: str
+    server: str
+    size: int | None = None
+    environment: str | None = None
+    versions: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
+    applied: tuple[str, ...] = ()
+    pending: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    edited: tuple[str, ...] = ()
+    revisions: tuple[RevisionState, ...] = ()
+    unfinished: tuple[Entry, ...] = ()
+    holder: Holder | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waited(Result):
+    """``waited_for``, the ``server`` or ``head``, is there unless there are findings; after ``seconds`` and so many ``tries``."""
+
+    waited_for: str
+    seconds: float
+    tries: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from configparser import ConfigParser
 from configparser import Error as IniError
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
 from fininfra_db.errors import ConfigurationError, EnvFileMalformed, KeyMissing, ProjectNotFound, UrlMissing
+from fininfra_db.redaction import redact, secrets_of_url
 
 DEFAULT_SQL_URL: Final = "sqlite+aiosqlite:///dev.db"
 DEFAULT_SEED: Final = "household"
@@ -25,7 +25,6 @@ INI_NAME: Final = "alembic.ini"
 INI_SECTION: Final = "fininfra_db"
 ENV_FILE_NAME: Final = ".env"
 KEYS_VARIABLE: Final = "FININFRA_DB_KEYS"
-MASK: Final = "***"
 PRODUCTION: Final = "production"
 DEVELOPMENT: Final = "development"
 """The environment of a run without ``APP_ENV``."""
@@ -39,9 +38,6 @@ LOCK_TIMEOUT: Final = 300.0
 DDL_LOCK_TIMEOUT: Final = 5.0
 """Seconds that a statement of a migration may wait for the lock of a table, and hold up whoever comes after it."""
 
-SECRET_OPTIONS: Final = frozenset({"password", "passwd", "pwd", "sslpassword", "token", "secret", "odbc_connect"})
-"""The options of a URL's query whose value is a secret or holds one."""
-
 _VARIABLES: Final = (
     "SQL_URL",
     "SQL_URL_FILE",
@@ -52,6 +48,8 @@ _VARIABLES: Final = (
     KEYS_VARIABLE,
     f"{KEYS_VARIABLE}_FILE",
 )
+
+_DRIVER_PASSWORDS: Final = ("PGPASSWORD", "MYSQL_PWD")
 
 _ALEMBIC_PLACEHOLDER_URL: Final = "driver://user:pass@localhost/dbname"
 
@@ -69,6 +67,7 @@ class Settings:
     statement of a migration to get the lock of its table, ``statement_timeout`` for such a statement to end (None: no limit).
     ``migration_lock`` says whether a migration keeps others off; without it, somebody else has to see to that.
     ``no_snapshot`` keeps a SQLite file from being copied before it is migrated.
+    ``other_secrets`` are those that the process knows and this run does not use, such as a URL that a flag overrode.
     """
 
     project_root: Path
@@ -87,13 +86,15 @@ class Settings:
     statement_timeout: float | None = None
     migration_lock: bool = True
     no_snapshot: bool = False
+    other_secrets: frozenset[str] = field(default=frozenset(), repr=False)
 
     @property
     def direct(self) -> "Settings":
         """The same settings with ``SQL_URL_DIRECT`` as the URL, where one is set: a pooler would lose session locks."""
         if self.direct_url is None:
             return self
-        return replace(self, sql_url=self.direct_url, sql_url_source=self.direct_url_source, direct_url=None)
+        others = self.other_secrets | secrets_of_url(self.sql_url)
+        return replace(self, sql_url=self.direct_url, sql_url_source=self.direct_url_source, direct_url=None, other_secrets=others)
 
     @property
     def is_production(self) -> bool:
@@ -112,18 +113,15 @@ class Settings:
     def ini_path(self) -> Path:
         return self.project_root / INI_NAME
 
-    def redact(self, text: str) -> str:
-        """Replace every secret of these settings in ``text``, however it is percent-encoded, with ``***``."""
-        for secret in sorted(self._secrets(), key=len, reverse=True):
-            text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", MASK, text, flags=re.IGNORECASE)
-        return text
+    @cached_property
+    def secrets(self) -> frozenset[str]:
+        """Every text of these settings that is not to be shown."""
+        keys = frozenset(key.strip() for key in (self.keys or "").split(","))
+        return keys | secrets_of_url(self.sql_url) | secrets_of_url(self.direct_url or "") | self.other_secrets
 
-    def _secrets(self) -> set[str]:
-        secrets = {key.strip() for key in (self.keys or "").split(",")}
-        for password in _passwords(self.sql_url) | _passwords(self.direct_url or ""):
-            plain = unquote(password)
-            secrets |= {password, plain, repr(plain)[1:-1], unquote_plus(password), quote(plain, safe=""), quote_plus(plain)}
-        return {secret for secret in secrets if secret}
+    def redact(self, text: str) -> str:
+        """Replace every secret of these settings in ``text``, however it is written there, with ``***``."""
+        return redact(text, self.secrets)
 
 
 def load_settings(
@@ -167,6 +165,7 @@ def load_settings(
         statement_timeout=_seconds(ini, "statement_timeout", 0.0) or None,
         migration_lock=_switch(ini, "lock", default=True),
         no_snapshot=not _switch(ini, "snapshots", default=True),
+        other_secrets=secrets_of(environment) | secrets_of(dotenv),
     )
 
 
@@ -331,6 +330,13 @@ def _find_keys(environment: Mapping[str, str], dotenv: Mapping[str, str], root: 
     return None
 
 
+def secrets_of(variables: Mapping[str, str]) -> frozenset[str]:
+    """Whatever is secret in an environment, used or not; drivers read a password of their own from there."""
+    urls = (variables.get(name, "") for name in ("SQL_URL", "SQL_URL_DIRECT", "DATABASE_URL"))
+    texts = (variables.get(KEYS_VARIABLE, "").split(","), (variables.get(name, "") for name in _DRIVER_PASSWORDS))
+    return frozenset().union(*map(secrets_of_url, urls), (text.strip() for each in texts for text in each))
+
+
 def _read_secret_file(name: str, root: Path, variable: str) -> str:
     path = root / os.path.expanduser(name)
     try:
@@ -341,18 +347,6 @@ def _read_secret_file(name: str, root: Path, variable: str) -> str:
         kind = KeyMissing if variable.startswith(KEYS_VARIABLE) else UrlMissing
         raise kind(f"{variable} names a file that is missing, empty or unreadable: {path}", "Check the path and its permissions.")
     return text
-
-
-def _passwords(url: str) -> set[str]:
-    """The password of a URL, and whatever its query calls one, as written.
-
-    Works on URLs that do not parse: where a password may end at one of several '@', each of the texts counts.
-    """
-    login = re.match(r"[^:/]*://[^:/]*:(?P<rest>.*)", url, re.DOTALL)
-    rest = login["rest"] if login else ""
-    found = {rest[: at.start()] for at in re.finditer("@", rest)}
-    options = re.finditer(r"[?&](?P<name>[^=&?]+)=(?P<value>[^&]*)", url)
-    return found | {option["value"] for option in options if option["name"].lower() in SECRET_OPTIONS}
 
 
 def _split(text: str) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 import fininfra_db
 from fininfra_db.cli.options import as_written
+from fininfra_db.redaction import without_logins
 
 _EPILOG = (
     "Exit codes: 0 done or nothing to do, 1 failed, 2 usage or configuration, 3 a check found work, "
@@ -33,6 +34,13 @@ class Group(TyperGroup):
         for panel, listed in groupby(commands, key=lambda command: getattr(command, "rich_help_panel", None)):
             with formatter.section(panel or "Commands"):
                 formatter.write_dl([(command.name or "", command.get_short_help_str(width)) for command in listed])
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.TyperException as error:  # it says the word that it does not know, which may be a URL
+            error.message = without_logins(error.message)
+            raise
 
     def main(self, args: Any = None, *rest: Any, **options: Any) -> Any:
         given = list(sys.argv[1:] if args is None else args)

@@ -1,4 +1,4 @@
-"""Help panel "Look": current, history, heads, show. Nothing here writes a byte."""
+"""Help panel "Look": current, history, heads, show, status, wait. Nothing here writes a byte."""
 
 from typing import Annotated
 
@@ -30,7 +30,7 @@ def register(app: typer.Typer) -> None:
         indicate_current: Annotated[bool, typer.Option("--indicate-current", "-i", help="Mark the database's revision.")] = False,
     ) -> None:
         """List the revisions, newest first."""
-        look(ctx, lambda database: database.history(rev_range, indicate_current=indicate_current))
+        look(ctx, lambda database: database.history(rev_range, indicate_current=indicate_current, ledger=ctx.obj.verbose))
 
     @command(app, "heads", panel=PANEL)
     def heads(
@@ -44,3 +44,19 @@ def register(app: typer.Typer) -> None:
     def show(ctx: typer.Context, revision: Revision = "head") -> None:
         """Show revisions in full; current is the database's."""
         look(ctx, lambda database: database.show(revision))
+
+    @command(app, "status", panel=PANEL)
+    def status(ctx: typer.Context) -> None:
+        """Exit 3 unless it is safe to deploy: nothing pending, missing, edited or unfinished."""
+        look(ctx, lambda database: database.status())
+
+    @command(app, "wait", panel=PANEL)
+    def wait(
+        ctx: typer.Context,
+        waited_for: Annotated[
+            str, typer.Option("--for", metavar="server|head", help="The server to answer, or head to be applied.")
+        ] = "server",
+        timeout: Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="Give up then; 0 tries once.")] = 60.0,
+    ) -> None:
+        """Wait until the server answers, or the database is at head."""
+        look(ctx, lambda database: database.wait(waited_for, timeout=timeout))

@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from fininfra_db.errors import FininfraDbError
+from fininfra_db.redaction import without_logins
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -38,7 +39,7 @@ def _shared(
     project_root: Annotated[
         Path | None, typer.Option("--project-root", "-C", help="The project's folder. Default: the nearest with alembic.ini.")
     ] = None,
-    sql_url: Annotated[str | None, typer.Option("--sql-url", help="The database URL. Default: SQL_URL.")] = None,
+    sql_url: Annotated[str | None, typer.Option("--sql-url", help="The database URL; ps shows it. Default: SQL_URL.")] = None,
     env_file: Annotated[Path | None, typer.Option("--env-file", help="Read this file instead of .env.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print no notes.")] = False,
@@ -135,6 +136,7 @@ class Command(TyperCommand):
         try:
             return super().parse_args(ctx, _relative_last(args, self._options_with_value()))
         except typer.TyperException as error:
+            error.message = without_logins(error.message)
             if getattr(error, "ctx", ctx) is None:  # the parser forgets it, and without it nobody could say which command this is
                 error.ctx = ctx  # type: ignore[attr-defined]
             raise

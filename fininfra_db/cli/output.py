@@ -7,13 +7,17 @@ import sys
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
 from fininfra_db.cli.options import Invocation
 from fininfra_db.cli.views import View, view
 from fininfra_db.errors import FininfraDbError
+from fininfra_db.redaction import redact, secrets_of_url
 from fininfra_db.results import BlastRadius, Dropped, Event, Finding, Result, Retrying, Step, Waiting
-from fininfra_db.settings import Settings
+from fininfra_db.settings import Settings, secrets_of
+
+_SAID: Final = ("message", "hint", "warnings", "reason", "statement_sql")
+"""The fields of results and errors that hold words; the others hold names and figures."""
 
 Described = dict[str, str] | None
 """The database as the JSON shows it: ``dialect``, ``url`` without the password, ``source``."""
@@ -77,27 +81,38 @@ class Output:
 
     def error(self, error: FininfraDbError) -> None:
         """A command that did not do what it was asked for."""
-        message = self.redact(error.message)
         if self.invocation.json:
-            self._document(False, None, Finding(error.code, message, error.hint))
+            self._document(False, None, Finding(error.code, error.message, error.hint))
         else:
-            self._err(_with_hint(f"Error: {message}", error.hint), style="red")
+            self._err(_with_hint(f"Error: {error.message}", error.hint), style="red")
 
     def redact(self, text: str) -> str:
-        """``text`` without the secrets of this run's settings."""
-        return self.settings.redact(text) if self.settings is not None else text
+        """``text`` without the secrets of this run's settings; as long as there are none, of the command line and the environment."""
+        if self.settings is not None:
+            return self.settings.redact(text)
+        return redact(text, secrets_of(os.environ) | secrets_of_url(self.invocation.sql_url or ""))
 
     def _document(self, ok: bool, result: Result | None, error: Finding | None) -> None:
+        """What is said is redacted; what was asked for is exact, since a password may be a word that is the name of a table."""
         document = {
             "ok": ok,
             "command": self.invocation.command,
             "database": self.database,
-            "result": None if result is None else dataclasses.asdict(result),
-            "error": None if error is None else dataclasses.asdict(error),
+            "result": None if result is None else self._said_redacted(dataclasses.asdict(result)),
+            "error": None if error is None else self._said_redacted(dataclasses.asdict(error)),
         }
         print(json.dumps(document, default=_plain, ensure_ascii=False))
 
+    def _said_redacted(self, value: Any, name: str = "") -> Any:
+        """A document with the texts that are said in it, wherever they stand, without secrets."""
+        if isinstance(value, dict):
+            return {key: self._said_redacted(each, name=key) for key, each in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._said_redacted(each, name=name) for each in value]
+        return self.redact(value) if name in _SAID and isinstance(value, str) else value
+
     def _err(self, text: str, style: str = "") -> None:
+        text = self.redact(text)
         if not (style and is_fancy(sys.stderr)):
             print(text, file=sys.stderr)
             return
@@ -133,6 +148,8 @@ def _print(shown: View, stream: TextIO) -> None:
     for row in shown.grid.rows:
         table.add_row(*(Text(cell) for cell in row))
     console = Console(file=stream, markup=False, highlight=False)
+    for line in shown.grid.introduction:
+        console.print(line, soft_wrap=True)
     console.print(table)
     if shown.grid.summary:
         console.print(shown.grid.summary)

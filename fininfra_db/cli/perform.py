@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
+from fininfra_db.cli import logs
 from fininfra_db.cli.asking import Asking
 from fininfra_db.cli.options import Invocation
 from fininfra_db.cli.output import Output
@@ -53,7 +54,7 @@ def answer(ctx: typer.Context, work: Callable[[Output], Result]) -> None:
     """Print what ``work`` returns or raises, and end the process with its exit code."""
     invocation: Invocation = ctx.obj
     output = Output(invocation)
-    _configure_logging(invocation)
+    logs.configure(output.redact, verbose=invocation.verbose)
     signal.signal(signal.SIGINT, _interrupt)
     try:
         result = work(output)
@@ -115,18 +116,5 @@ def _unforeseen(error: BaseException) -> FininfraDbError:
 def _fail(output: Output, shown: FininfraDbError, error: BaseException) -> int:
     output.error(shown)
     if output.invocation.debug:
-        import traceback
-
-        cause = error.__cause__ or error
-        print(output.redact("".join(traceback.format_exception(cause))), file=sys.stderr)
+        logs.print_traceback(error, output.redact)
     return shown.exit_code
-
-
-def _configure_logging(invocation: Invocation) -> None:
-    """With ``-v``, what Alembic logs about its plans; a library would leave this to its caller, a program decides."""
-    if invocation.verbose:
-        import logging
-
-        logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(name)s: %(message)s")
-        logging.getLogger("alembic").setLevel(logging.INFO)
-        logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)

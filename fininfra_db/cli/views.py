@@ -6,6 +6,7 @@ from functools import singledispatch
 from pathlib import Path
 
 from fininfra_db.results import (
+    Applied,
     Checked,
     Current,
     Dropped,
@@ -28,7 +29,9 @@ from fininfra_db.results import (
     Snapshot,
     Snapshots,
     Stamped,
+    Status,
     TablesCreated,
+    Waited,
 )
 
 _NOTHING = "Nothing to do."
@@ -36,11 +39,12 @@ _NOTHING = "Nothing to do."
 
 @dataclass(frozen=True)
 class Grid:
-    """Rows of cells below column titles, and a line after them."""
+    """Rows of cells below column titles, a line after them, and lines before them."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     summary: str = ""
+    introduction: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ def view(result: Result, *, verbose: bool = False) -> View:
     """The words for a result."""
     if (isinstance(result, Shown) or (verbose and isinstance(result, Revisions | Current))) and result.revisions:
         return View(tuple(line for info in result.revisions for line in _details(info)) + _unknown(result), is_answer=True)
+    if isinstance(result, Status):
+        return _status(result, all_of_it=verbose)
     return _view(result)
 
 
@@ -128,6 +134,48 @@ def _(result: Stamped) -> View:
 @_view.register
 def _(result: Checked) -> View:
     return View(() if result.findings else ("One head, nothing pending, and the models agree with the database.",), is_answer=True)
+
+
+_STATES = ("applied", "pending", "missing", "edited")
+_APPLIED_SHOWN = 10
+"""How many of the revisions that are applied as they should be are shown; all with ``-v``."""
+
+
+def _status(result: Status, *, all_of_it: bool) -> View:
+    counts = ", ".join(f"{len(getattr(result, state))} {state}" for state in _STATES if state == "applied" or getattr(result, state))
+    head = (
+        f"{result.database}: {result.server}{'' if result.size is None else f', {_bytes(result.size)}'}",
+        *((f"environment: {result.environment}",) if result.environment else ()),
+        *((f"locked by {result.holder}",) if result.holder else ()),
+        f"revisions: {counts}",
+    )
+    old = [each for each in result.revisions if each.state == "applied"][:-_APPLIED_SHOWN]
+    shown = [each for each in result.revisions if all_of_it or each not in old]
+    rows = tuple((each.revision, each.state, *(_applied(each.applied) if each.applied else ("", "", "")), each.message) for each in shown)
+    summary = f"{len(old)} older revisions are applied; -v shows them." if old and not all_of_it else ""
+    lines = tuple(" ".join(cell for cell in row if cell) for row in rows)
+    columns = ("revision", "state", "applied", "by", "took", "message")
+    return View((*head, *lines, *filter(None, [summary])), Grid(columns, rows, summary, head) if rows else None, is_answer=True)
+
+
+def _applied(applied: Applied) -> tuple[str, str, str]:
+    took = "" if applied.seconds is None else f"{applied.seconds:.2f} s"
+    return f"{applied.started:%Y-%m-%d %H:%M:%S} UTC", applied.by, took
+
+
+def _bytes(size: int) -> str:
+    amount = float(size)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if amount < 1000:
+            return f"{amount:.0f} {unit}" if unit == "bytes" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} TB"
+
+
+@_view.register
+def _(result: Waited) -> View:
+    what = "The server answers" if result.waited_for == "server" else "The database is at head"
+    return View(() if result.findings else (f"{what} (after {result.seconds:.1f} s).",))
 
 
 @_view.register
@@ -206,6 +254,8 @@ def _details(info: RevisionInfo) -> Sequence[str]:
         ("Depends on", ", ".join(info.depends_on)),
         ("Branch labels", ", ".join(info.branch_labels)),
         ("Created", info.created or ""),
+        ("Applied", " ".join(filter(None, _applied(info.applied))) if info.applied else ""),
+        ("Edited", "since it was applied" if info.applied and info.applied.edited else ""),
         ("Path", str(info.path)),
         ("Message", info.message),
     )

@@ -12,7 +12,8 @@ from fininfra_db.dialects.mysql import MysqlDialect
 from fininfra_db.dialects.postgresql import PostgresqlDialect
 from fininfra_db.dialects.sqlite import SqliteDialect
 from fininfra_db.errors import UrlInvalid
-from fininfra_db.settings import MASK, SECRET_OPTIONS, Settings
+from fininfra_db.redaction import masked_options
+from fininfra_db.settings import Settings
 
 __all__ = ["Dialect", "Features", "Target", "dialect_of", "target_of"]
 
@@ -38,25 +39,34 @@ class Target:
     @property
     def display(self) -> str:
         """The URL without any secret."""
-        shown = self.url
-        for name in shown.query:
-            if name.lower() in SECRET_OPTIONS:
-                shown = shown.update_query_dict({name: MASK})
-        return shown.render_as_string(hide_password=True)
+        return self.url.set(query=masked_options(self.url.query)).render_as_string(hide_password=True)
 
 
 def target_of(settings: Settings) -> Target:
     """Resolve the URL of the settings. Raises ``UrlInvalid``, whose message never holds the URL."""
-    try:
-        url = make_url(settings.sql_url)
-    except (ArgumentError, ValueError):
-        raise UrlInvalid(f"The database URL ({settings.sql_url_source}) cannot be parsed.", _SHAPE) from None
+    url = _parsed(settings.sql_url)
+    if url is None:
+        raise UrlInvalid(f"The database URL ({settings.sql_url_source}) cannot be parsed.", _SHAPE)
     dialect = dialect_of(url.get_backend_name())
-    if dialect.features.has_server and "@" in f"{url.host}{url.database}":
+    if dialect.features.has_server and _ends_in_doubt(settings.sql_url, url):
         raise UrlInvalid(f"The password in the database URL ({settings.sql_url_source}) holds an '@' that is not percent-encoded.", _SHAPE)
     if dialect.features.has_server and not url.database:
         raise UrlInvalid(f"The database URL ({settings.sql_url_source}) names no database.", _SHAPE)
     return Target(dialect, dialect.locate(url, settings.project_root), settings.sql_url_source)
+
+
+def _parsed(text: str) -> URL | None:
+    """The URL, or None; what the parser has to say of it may hold a part of the password."""
+    try:
+        return make_url(text)
+    except (ArgumentError, ValueError):
+        return None
+
+
+def _ends_in_doubt(text: str, url: URL) -> bool:
+    """Whether the password may go on behind the '@' at which SQLAlchemy has it end."""
+    behind = text.partition("://")[2].partition(":")[2] if url.password is not None else ""
+    return behind.count("@") > 1 or "@" in f"{url.host}{url.database}"
 
 
 def dialect_of(name: str) -> Dialect:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from sqlalchemy import URL, Connection, Engine, Table, create_mock_engine, event
 from sqlalchemy import Dialect as SqlalchemyDialect
-from sqlalchemy.exc import DBAPIError, InvalidRequestError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InvalidRequestError
 from sqlalchemy.types import SchemaType
 
 from fininfra_db.dialects.locks import HeldLock, hold
@@ -24,11 +24,13 @@ from fininfra_db.dialects.online import OnlineDdl
 from fininfra_db.dialects.sessions import DEFAULTS, SessionOptions, run_on
 from fininfra_db.dialects.tls import OPTIONS as TLS_OPTIONS
 from fininfra_db.dialects.tls import tls_of
+from fininfra_db.dialects.wording import first_line as first_line
 from fininfra_db.errors import (
     DatabaseMissing,
     DatabaseUnreachable,
     FininfraDbError,
     LockNotObtained,
+    ServerNotReady,
     SnapshotsUnsupported,
     UrlInvalid,
 )
@@ -75,6 +77,8 @@ class Dialect:
     features: ClassVar[Features]
     drivers: ClassVar[tuple[str, ...]]
     """The asynchronous drivers that work, the default first."""
+    other_drivers: ClassVar[tuple[str, ...]]
+    """Drivers that a URL may name though they are not used here, synchronous ones mostly: the default takes their place."""
     extra: ClassVar[str | None] = None
     """The extra of this package that installs the default driver; None when it always comes along."""
     maintenance_database: ClassVar[str | None] = None
@@ -86,8 +90,16 @@ class Dialect:
     # Place: from a URL to an engine.
 
     def locate(self, url: URL, project_root: Path) -> URL:
-        """The URL with an asynchronous driver, and with whatever is relative to the project made absolute."""
+        """The URL with an asynchronous driver, and with whatever is relative to the project made absolute.
+
+        Raises ``UrlInvalid`` for a driver that is not known: the default could mean something else by the URL.
+        """
         driver = url.drivername.partition("+")[2]
+        if driver and driver not in (*self.drivers, *self.other_drivers):
+            raise UrlInvalid(
+                f"The database URL names a driver that is not known for {self.label}.",
+                f"Write {url.get_backend_name()}:// alone, or name one of {', '.join(self.drivers)}.",
+            )
         return url.set(drivername=f"{self.name}+{driver if driver in self.drivers else self.drivers[0]}")
 
     def engine_arguments(self, url: URL, purpose: Purpose, options: SessionOptions = DEFAULTS) -> tuple[URL, dict[str, Any]]:
@@ -129,6 +141,13 @@ class Dialect:
     def insist_on_tls(self, engine: Engine) -> None:
         """Refuse connections that the driver made without TLS although TLS was required; drivers that never do need nothing."""
 
+    def reading_hooks(self) -> Mapping[str, Callable[[Connection], None]]:
+        """What keeps a connection for reading from writing, by the event of SQLAlchemy's ``Engine`` at which it is called.
+
+        None may outlive the checkout from the pool: an engine that is kept is there for others too.
+        """
+        return {}
+
     def look_before_connecting(self, url: URL, purpose: Purpose) -> None:
         """Raise ``DatabaseUnreachable`` for a place where no database can be; a server tells by itself."""
 
@@ -148,21 +167,31 @@ class Dialect:
         causes = list(_causes(error))
         if isinstance(error, TypeError | InvalidRequestError):
             return UrlInvalid(f"The driver does not take an option of the database URL: {first_line(error)}", "Remove the option.")
-        if any(isinstance(cause, TimeoutError) for cause in causes):
-            return DatabaseUnreachable(f"{where} did not answer in time.", "Check the host and port, and that the server runs.")
         if self.says_missing(error):
             return DatabaseMissing(f"{where} does not exist.", "Run 'fininfra-db setup-and-migrate' to create it, or check the name.")
+        kind = ServerNotReady if self.is_passing(error) else DatabaseUnreachable
+        if any(isinstance(cause, TimeoutError) for cause in causes):
+            return kind(f"{where} did not answer in time.", "Check the host and port, and that the server runs.")
         if any(isinstance(cause, socket.gaierror) for cause in causes):
-            return DatabaseUnreachable(f"The host of {where} is unknown.", "Check the host name in the database URL.")
+            return kind(f"The host of {where} is unknown.", "Check the host name in the database URL.")
         for cause in causes:
             if isinstance(cause, ssl.SSLCertVerificationError):
                 return DatabaseUnreachable(
                     f"The certificate of {where} is not trusted: {cause.verify_message}.",
                     "Check sslmode, sslrootcert and the host in the database URL. No password was sent.",
                 )
-        return DatabaseUnreachable(
+        return kind(
             f"Cannot connect to {where}: {first_line(error)}", "Check that the server runs and that the URL's user and password are right."
         )
+
+    def is_passing(self, error: BaseException) -> bool:
+        """Whether a failed connect is a trouble that goes away by itself: nobody answers, or not yet, or the server is full.
+
+        What is about the login, the database or TLS stays as it is, however long it is waited for.
+        """
+        causes = [cause for cause in _causes(error) if isinstance(cause, OSError | EOFError)]
+        lasting = any(isinstance(cause, ssl.SSLError | PermissionError) or "SSL" in str(cause) for cause in causes)
+        return bool(causes) and not lasting
 
     def says_missing(self, error: BaseException) -> bool:
         """Whether the error says that the server has no such database."""
@@ -192,6 +221,16 @@ class Dialect:
         """The database in words, without user and password."""
         host = url.host or "local socket"
         return f"{self.label} database {url.database!r} at {host}{f':{url.port}' if url.port else ''}"
+
+    # Looking.
+
+    def server_version(self, connection: Connection) -> str:
+        """Product and version, such as ``PostgreSQL 16.4``."""
+        raise NotImplementedError
+
+    def size(self, connection: Connection) -> int | None:
+        """The size of the database in bytes; None when it cannot be told."""
+        raise NotImplementedError
 
     # Place: whose database it is.
 
@@ -325,14 +364,3 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     while cause is not None:
         yield cause
         cause = cause.__cause__
-
-
-def first_line(error: BaseException) -> str:
-    """What the driver says, without the lines after it, which may hold values of a row."""
-    cause: BaseException | None = error.orig if isinstance(error, DBAPIError) else error
-    if isinstance(error, SQLAlchemyError) and not isinstance(error, DBAPIError):
-        cause = error
-    text = str(cause) or type(cause).__name__
-    if text.startswith("<class "):
-        text = text.partition(">: ")[2] or text
-    return text.splitlines()[0].strip()

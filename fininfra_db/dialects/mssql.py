@@ -1,4 +1,8 @@
-"""SQL Server, through aioodbc. Proven by rendered SQL only: this project's machines have no SQL Server."""
+"""SQL Server, through aioodbc. Proven by rendered SQL only: this project's machines have no SQL Server.
+
+It has no read-only transaction: what only reads here sends no statement that writes, and a login without the right to write
+is the protection. ``ApplicationIntent=ReadOnly`` is none: it asks to be routed to a secondary, which may be behind.
+"""
 
 from collections.abc import Mapping
 from datetime import UTC
@@ -19,6 +23,7 @@ from fininfra_db.results import Holder
 _ODBC_DRIVER: Final = "ODBC Driver 18 for SQL Server"
 _SQL_SERVER_2019: Final = (15,)
 _CANNOT_OPEN_DATABASE: Final = "4060"
+_PASSING: Final = ("HYT00", "HYT01", "08001", "08S01")
 _DATABASE_EXISTS: Final = "1801"
 _ALREADY_SO: Final = (1913, 2705, 2714, 3701, 4924)
 """Index, column or object is there already, or is not there to be dropped (SQL Server "Database engine errors")."""
@@ -32,6 +37,7 @@ class MssqlDialect(Dialect):
     label = "SQL Server"
     features = Features(transactional_ddl=True, transaction_per_revision=True, has_server=True)
     drivers = ("aioodbc",)
+    other_drivers = ("pyodbc", "pymssql")
     extra = "mssql"
     maintenance_database = "master"
 
@@ -67,6 +73,18 @@ class MssqlDialect(Dialect):
 
     def says_missing(self, error: BaseException) -> bool:
         return f"({_CANNOT_OPEN_DATABASE})" in _odbc_message(error)
+
+    def is_passing(self, error: BaseException) -> bool:
+        """ODBC's own states: login timeout expired, and no connection made, of which TLS is a part that stays."""
+        message = _odbc_message(error)
+        return any(state in message for state in _PASSING) and not any(word in message for word in ("SSL", "certificate"))
+
+    def server_version(self, connection: Connection) -> str:
+        version = connection.scalar(text("SELECT CAST(SERVERPROPERTY('ProductVersion') AS varchar(100))"))
+        return f"{self.label} {version}"
+
+    def size(self, connection: Connection) -> int:
+        return int(connection.scalar(text("SELECT SUM(CAST(size AS bigint)) * 8192 FROM sys.database_files")) or 0)
 
     def says_exists(self, error: BaseException) -> bool:
         return f"({_DATABASE_EXISTS})" in _odbc_message(error)

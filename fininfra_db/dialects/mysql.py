@@ -4,7 +4,7 @@ import asyncio
 import math
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC
 from functools import partial
 from hashlib import sha256
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
 _UNKNOWN_DATABASE: Final = 1049
+_PASSING: Final = (1040, 1203, 1053, 2006, 2013)
+"""Too many connections, of all and of one user; shutting down; gone; lost."""
 _GAVE_UP_WAITING: Final = (1205, 1213)
 """Lock wait timeout, and deadlock."""
 _OPEN_TRANSACTIONS: Final = """
@@ -51,6 +53,7 @@ class MysqlDialect(Dialect):
     label = "MySQL/MariaDB"
     features = Features(transactional_ddl=False, transaction_per_revision=True, has_server=True)
     drivers = ("aiomysql", "asyncmy")
+    other_drivers = ("pymysql", "mysqldb", "mysqlconnector", "mariadbconnector", "cymysql", "pyodbc")
     extra = "mysql"
     maintenance_database = "information_schema"
 
@@ -90,8 +93,23 @@ class MysqlDialect(Dialect):
                 dbapi_connection.close()
                 raise _no_tls()
 
+    def reading_hooks(self) -> Mapping[str, Callable[[Connection], None]]:
+        return {"begin": _begin_read_only}
+
     def says_missing(self, error: BaseException) -> bool:
         return _number(error) == _UNKNOWN_DATABASE
+
+    def is_passing(self, error: BaseException) -> bool:
+        return _number(error) in _PASSING or super().is_passing(error)
+
+    def server_version(self, connection: Connection) -> str:
+        version, _, rest = str(connection.scalar(text("SELECT VERSION()"))).partition("-")
+        return f"{'MariaDB' if 'mariadb' in rest.lower() else 'MySQL'} {version}"
+
+    def size(self, connection: Connection) -> int:
+        """As of the server's last look at its tables: MySQL keeps these figures for a day."""
+        query = "SELECT sum(data_length + index_length) FROM information_schema.tables WHERE table_schema = DATABASE()"
+        return int(connection.scalar(text(query)) or 0)
 
     def gave_up_waiting(self, error: BaseException) -> bool:
         return _number(error) in _GAVE_UP_WAITING
@@ -155,6 +173,12 @@ class MysqlDialect(Dialect):
 
     def says_done(self, error: BaseException) -> bool:
         return _number(error) in _ALREADY_SO
+
+
+def _begin_read_only(connection: Connection) -> None:
+    """The session's mode, since a transaction's own lets DDL through: it commits and goes on outside. For that, it is not to be reused."""
+    connection.exec_driver_sql("SET SESSION TRANSACTION READ ONLY")
+    connection.connection.invalidate(soft=True)
 
 
 async def _connect(driver: str, timeout: float | None, tls_required: bool, **options: Any) -> Any:

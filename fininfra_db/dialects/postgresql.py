@@ -3,7 +3,7 @@
 import asyncio
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -42,6 +42,13 @@ _CHECK_CLIENT_EVERY: Final = "2s"
 _LOOKS: Final = 5
 _PAST_THE_POOLER: Final = "Set SQL_URL_DIRECT to the URL of the server itself, past the pooler."
 _INVALID_CATALOG_NAME: Final = "3D000"
+_PASSING: Final = ("57P03", "57P01", "57P02", "53300", "08000", "08001", "08003", "08006")
+"""Starting up, shutting down, crashed, too many connections, and connections that were not made or broke off."""
+_LIBPQ_SAYS_PASSING: Final = re.compile(
+    "failed to resolve|connection timeout|Connection refused|timeout expired|server closed the connection|starting up|shutting down"
+    "|in recovery mode|not yet accepting connections|too many clients|remaining connection slots"
+)
+_LIBPQ_SAYS_MISSING: Final = re.compile(r'FATAL: +database "[^"]*" does not exist')
 _DUPLICATE_DATABASE: Final = ("42P04", "23505")
 _GAVE_UP_WAITING: Final = ("55P03", "40P01")
 """Lock not available, and deadlock."""
@@ -61,6 +68,7 @@ class PostgresqlDialect(Dialect):
     label = "PostgreSQL"
     features = Features(transactional_ddl=True, transaction_per_revision=True, has_server=True)
     drivers = ("asyncpg", "psycopg")
+    other_drivers = ("psycopg2", "psycopg2cffi", "pg8000", "psycopg_async")
     maintenance_database = "postgres"
     online = OnlineDdl()
 
@@ -116,8 +124,21 @@ class PostgresqlDialect(Dialect):
             statement += f" AND pg_backend_pid() = {_pid_at_login(dbapi_connection.driver_connection)}"
         run_on(dbapi_connection, statement)
 
+    def reading_hooks(self) -> Mapping[str, Callable[[Connection], None]]:
+        """The drivers say so in the BEGIN that they send anyway."""
+        return {"engine_connect": _read_only}
+
     def says_missing(self, error: BaseException) -> bool:
-        return _sqlstate(error) == _INVALID_CATALOG_NAME
+        return _sqlstate(error) == _INVALID_CATALOG_NAME or bool(_LIBPQ_SAYS_MISSING.search(_libpq_message(error)))
+
+    def is_passing(self, error: BaseException) -> bool:
+        return _sqlstate(error) in _PASSING or bool(_LIBPQ_SAYS_PASSING.search(_libpq_message(error))) or super().is_passing(error)
+
+    def server_version(self, connection: Connection) -> str:
+        return f"{self.label} {connection.scalar(text('SHOW server_version'))}".partition(" (")[0]
+
+    def size(self, connection: Connection) -> int:
+        return int(connection.scalar(text("SELECT pg_database_size(current_database())")) or 0)
 
     def says_exists(self, error: BaseException) -> bool:
         return _sqlstate(error) in _DUPLICATE_DATABASE
@@ -221,6 +242,10 @@ async def _answering_pid(connection: "AsyncConnection") -> int:
     return int(await connection.scalar(text("SELECT pg_backend_pid()")))
 
 
+def _read_only(connection: Connection) -> None:
+    connection.execution_options(postgresql_readonly=True)
+
+
 def _asyncpg_ssl(tls: Tls) -> Any:
     """asyncpg takes libpq's weaker modes by name, with its fallback, and a context for the rest.
 
@@ -235,6 +260,12 @@ def _server_settings(options: str) -> dict[str, str]:
     if not settings:
         raise UrlInvalid("The 'options' of the database URL are not of the form '-c name=value'.", "Correct the database URL.")
     return {name: re.sub(r"\\(.)", r"\1", value) for name, value in settings.items()}
+
+
+def _libpq_message(error: BaseException) -> str:
+    """What psycopg says of a failed connect, for which libpq gives no SQLSTATE; nothing of any other error."""
+    text = str(error.orig) if isinstance(error, DBAPIError) else ""
+    return text if text.startswith(("connection failed", "failed to resolve", "connection timeout")) else ""
 
 
 def _sqlstate(error: BaseException) -> str | None:

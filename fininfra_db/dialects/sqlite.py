@@ -34,6 +34,7 @@ class SqliteDialect(Dialect):
     label = "SQLite"
     features = Features(transactional_ddl=True, transaction_per_revision=False, has_server=False)
     drivers = ("aiosqlite",)
+    other_drivers = ("pysqlite",)
 
     def locate(self, url: URL, project_root: Path) -> URL:
         located = super().locate(url, project_root)
@@ -161,6 +162,15 @@ class SqliteDialect(Dialect):
 
     def describe(self, url: URL) -> str:
         return f"SQLite database {url.database}"
+
+    def server_version(self, connection: Connection) -> str:
+        return f"{self.label} {connection.exec_driver_sql('SELECT sqlite_version()').scalar()}"
+
+    def size(self, connection: Connection) -> int:
+        """Of the file, and of the log beside it."""
+        path = Path(next(row[2] for row in connection.exec_driver_sql("PRAGMA database_list") if row[1] == "main"))
+        files = (path, path.with_name(f"{path.name}-wal"))
+        return sum(file.stat().st_size for file in files if file.exists())
 
     def live_name(self, connection: Connection) -> str:
         return next(Path(row[2]).name for row in connection.exec_driver_sql("PRAGMA database_list") if row[1] == "main")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from alembic.util import asbool
 from alembic.util import rev_id as random_identifier
 from sqlalchemy import create_engine
 
-from fininfra_db.errors import MultipleHeads, NotAtHead, OptionsInvalid
+from fininfra_db.errors import ConfigurationError, MultipleHeads, NotAtHead, OptionsInvalid
 from fininfra_db.migrate.config import Project, alembic_config
 from fininfra_db.migrate.drift import differences, is_empty, refuse_drops
 from fininfra_db.migrate.environment import Work, execute, execute_on, load_scripts
@@ -23,6 +24,7 @@ from fininfra_db.migrate.lookup import alembic_errors
 from fininfra_db.migrate.rendering import render_item
 from fininfra_db.migrate.runner import read_versions, refuse_unknown
 from fininfra_db.results import Revised
+from fininfra_db.settings import INI_NAME
 
 FIRST_MESSAGE = "initial schema"
 
@@ -50,7 +52,7 @@ async def write_revision(project: Project, draft: Draft) -> Revised:
     """
     _refuse_taken(project, draft.rev_id)
     config = alembic_config(project, autogenerate=draft.autogenerate, allow_drop=draft.allow_drop)
-    scripts = load_scripts(config)
+    scripts = _load_for_writing(config)
     author = _author(config, scripts, draft)
     if draft.autogenerate:
         await _require_head(project, draft.head)
@@ -69,7 +71,7 @@ async def find_drift(project: Project) -> tuple[str, ...]:
     """Each difference between the models and a database at head, in words: what a revision would hold. Nothing is written."""
     config = alembic_config(project)
     author = _author(config, load_scripts(config), Draft(autogenerate=True))
-    await _ask_environment(project, config, author)
+    await _ask_environment(project, config, author, only_looking=True)
     return differences(author.generated_revisions)
 
 
@@ -83,7 +85,7 @@ async def write_first_revision(project: Project) -> Revised:
         return Revised()
     config = alembic_config(project, autogenerate=True)
     draft = Draft(message=FIRST_MESSAGE, autogenerate=True, version_path=str(project.versions[0]))
-    author = _author(config, load_scripts(config), draft)
+    author = _author(config, _load_for_writing(config), draft)
     engine = create_engine("sqlite://")
     try:
         with engine.connect() as connection:
@@ -109,7 +111,7 @@ def merge(
 ) -> Revised:
     """Write a revision that joins ``revisions`` (``heads`` for all of them) into one head."""
     _refuse_taken(project, rev_id)
-    scripts = load_scripts(alembic_config(project))
+    scripts = _load_for_writing(alembic_config(project))
     if revisions == ("heads",) and len(scripts.get_heads()) < 2:
         return Revised(reason="the history has one head")
     with alembic_errors():
@@ -122,6 +124,19 @@ def merge(
 def _refuse_taken(project: Project, rev_id: str | None) -> None:
     if rev_id is not None and rev_id in project.history().revisions:
         raise OptionsInvalid(f"There is a revision {rev_id} already. Nothing was written.", "Choose another --rev-id.")
+
+
+def _load_for_writing(config: Config) -> ScriptDirectory:
+    """Load every revision file, and see that a new one can be given a name."""
+    scripts = load_scripts(config)
+    try:
+        scripts._rev_path(scripts.dir, "", "", datetime.now(UTC))
+    except (KeyError, ValueError, TypeError):
+        raise ConfigurationError(
+            f"file_template in {INI_NAME} cannot be filled in. Nothing was written.",
+            "It may name %%(rev)s, %%(slug)s, %%(epoch)d and the parts of the date, %%(year)d to %%(second)d.",
+        ) from None
+    return scripts
 
 
 def _author(config: Config, scripts: ScriptDirectory, draft: Draft) -> RevisionContext:
@@ -155,9 +170,10 @@ async def _require_head(project: Project, head: str) -> None:
         )
 
 
-async def _ask_environment(project: Project, config: Config, author: RevisionContext) -> None:
+async def _ask_environment(project: Project, config: Config, author: RevisionContext, *, only_looking: bool = False) -> None:
     """Let ``env.py`` say what the revision holds: its models, compared with the database, and its hooks."""
-    await execute(project, _filling(author), "reading", config, template_args=author.template_args, revision_context=author)
+    options: dict[str, Any] = {"template_args": author.template_args, "revision_context": author}
+    await execute(project, _filling(author), "reading", config, only_looking=only_looking, **options)
 
 
 def _filling(author: RevisionContext) -> Work:

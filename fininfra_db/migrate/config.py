@@ -5,6 +5,8 @@ import re
 import sys
 import tomllib
 from argparse import Namespace
+from collections import Counter
+from configparser import InterpolationError
 from dataclasses import dataclass
 from functools import cached_property
 from io import StringIO
@@ -162,6 +164,7 @@ def alembic_config(project: Project, *, autogenerate: bool = False, **attributes
         stdout=StringIO(),
         cmd_opts=Namespace(quiet=True, x=None, autogenerate=autogenerate),
     )
+    _refuse_uninterpolated(config)
     config.set_main_option("script_location", _escape(str(project.location)))
     if not project.is_ours:
         target = target_of(project.settings)
@@ -173,11 +176,25 @@ def alembic_config(project: Project, *, autogenerate: bool = False, **attributes
     return config
 
 
+def _refuse_uninterpolated(config: "Config") -> None:
+    """Alembic reads an option when it needs it, in the middle of things; one that cannot be read is better told before."""
+    section = config.config_ini_section
+    for name in config.file_config.options(section) if config.file_config.has_section(section) else ():
+        try:
+            config.get_main_option(name)
+        except InterpolationError:
+            raise ConfigurationError(
+                f"The option {name} in {INI_NAME} refers with '%(...)s' to an option that is not there, or holds a single '%'. "
+                "Nothing was changed.",
+                f"Correct it under [{section}]; a '%' that is meant is written '%%'.",
+            ) from None
+
+
 def load_metadata(settings: Settings) -> "list[MetaData]":
     """Import the models modules and collect their tables.
 
-    Raises ``ModelsNotLoaded`` for a module that does not import and for models without a table: an empty schema would
-    look like one where everything was dropped.
+    Raises ``ModelsNotLoaded`` for a module that does not import, for models without a table (an empty schema would look
+    like one where everything was dropped), and for a table that is defined twice.
     """
     from importlib import import_module
 
@@ -201,7 +218,19 @@ def load_metadata(settings: Settings) -> "list[MetaData]":
         raise ModelsNotLoaded(
             f"No table is defined in {', '.join(settings.models)}.", f"Check the 'models' line under [{INI_SECTION}] in {INI_NAME}."
         )
+    _refuse_twice(list(found.values()))
     return list(found.values())
+
+
+def _refuse_twice(found: "list[MetaData]") -> None:
+    """One table in two ``MetaData`` has two definitions, and nobody knows which of them is meant."""
+    counted = Counter(name for metadata in found for name in metadata.tables)
+    twice = [name for name, times in counted.items() if times > 1]
+    if twice:
+        raise ModelsNotLoaded(
+            f"The models define the same table in more than one MetaData: {', '.join(sorted(twice))}.",
+            f"Keep one of the definitions, or correct the 'models' line under [{INI_SECTION}] in {INI_NAME}.",
+        )
 
 
 def make_importable(root: Path) -> None:

@@ -8,9 +8,9 @@ through ``Config.attributes``, a foreign one connects by itself.
 import asyncio
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager, nullcontext
-from dataclasses import replace
+import traceback
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, nullcontext
 from io import StringIO
 from pathlib import Path
 from typing import Any, Final
@@ -21,18 +21,19 @@ from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationContext, MigrationInfo
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Connection, Engine, event
-from sqlalchemy import Dialect as SqlalchemyDialect
+from sqlalchemy import Connection, Engine
 from sqlalchemy.engine.mock import MockConnection
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.util import greenlet_spawn
 
-from fininfra_db.connections import migration_lock, open_connection, session_options
+from fininfra_db.connections import migration_lock, open_connection
 from fininfra_db.dialects import Dialect, dialect_of, target_of
-from fininfra_db.dialects.base import Purpose
-from fininfra_db.errors import FininfraDbError, RevisionBroken
+from fininfra_db.dialects.base import Purpose, first_line
+from fininfra_db.errors import EnvironmentFailed, FininfraDbError, RevisionBroken
 from fininfra_db.migrate.config import Project, alembic_config, load_metadata
 from fininfra_db.migrate.drift import comparison_options
 from fininfra_db.migrate.enums import MAKES_TYPES
+from fininfra_db.migrate.foreign import connecting_as_ours
 from fininfra_db.migrate.lookup import alembic_errors, missing_revision
 from fininfra_db.migrate.losses import deletions_stated_by
 from fininfra_db.migrate.rendering import render_item
@@ -52,12 +53,15 @@ async def execute(
     purpose: Purpose,
     config: Config | None = None,
     scripts: ScriptDirectory | None = None,
+    *,
+    only_looking: bool = False,
     **options: Any,
 ) -> None:
     """Run ``work`` in the project's environment, on a connection for ``purpose``.
 
     ``config`` and ``scripts`` are made if they are not given. ``options`` are those of Alembic's ``EnvironmentContext``. For
-    reading, Alembic is kept from writing its version table.
+    reading, Alembic is kept from writing its version table. With ``only_looking`` a foreign ``env.py`` is kept from writing
+    anything: many make a schema first, which is fine where reading is a part of migrating.
     """
     config = config or alembic_config(project)
     if purpose == "reading":
@@ -68,7 +72,7 @@ async def execute(
             if project.is_ours:
                 await connection.run_sync(lambda sync: _run(_with_connection(config, sync), scripts, work, options))
             else:
-                await _in_foreign_environment(project, config, scripts, work, options, purpose)
+                await _in_foreign_environment(project, config, scripts, work, options, purpose, only_looking)
 
 
 async def execute_on(connection: Connection, config: Config, work: Work) -> None:
@@ -198,11 +202,35 @@ def _options(settings: Settings, dialect: Dialect) -> dict[str, Any]:
 
 def _run(config: Config, scripts: ScriptDirectory, work: Work, options: dict[str, Any]) -> None:
     with alembic_errors(), EnvironmentContext(config, scripts, fn=work, **options):
-        scripts.run_env()
+        try:
+            scripts.run_env()
+        except (FininfraDbError, CommandError):
+            raise
+        except (Exception, SystemExit) as error:  # env.py is the user's code, which may raise anything and may even exit
+            line = _line_of(Path(scripts.env_py_location), error)
+            if line is None:
+                raise
+            reason = first_line(error) if isinstance(error, SQLAlchemyError) else f"{type(error).__name__}: {error}"
+            raise EnvironmentFailed(
+                f"env.py failed in line {line} ({scripts.env_py_location}): {reason.rstrip('.')}.",
+                "Correct the line. It runs for each command that asks Alembic; those that only look refuse whatever writes.",
+            ) from error
+
+
+def _line_of(env_path: Path, error: BaseException) -> int | None:
+    """The line of ``env.py`` that raised; None when it was code of ours, a revision, or what is done with the revisions."""
+    line = error.lineno if isinstance(error, SyntaxError) and error.filename == str(env_path) else None
+    for frame, number in traceback.walk_tb(error.__traceback__):
+        code = frame.f_code
+        if code.co_filename == str(env_path):
+            line = number
+        elif code is run.__code__ or code is MigrationContext.run_migrations.__code__:
+            return None
+    return line
 
 
 async def _in_foreign_environment(
-    project: Project, config: Config, scripts: ScriptDirectory, work: Work, options: dict[str, Any], purpose: Purpose
+    project: Project, config: Config, scripts: ScriptDirectory, work: Work, options: dict[str, Any], purpose: Purpose, only_looking: bool
 ) -> None:
     """Run a foreign ``env.py`` in a thread, where it may start an event loop.
 
@@ -212,43 +240,13 @@ async def _in_foreign_environment(
     """
 
     def run_here() -> None:
-        with _connecting_as_the_url_says(project.settings, purpose):
+        with connecting_as_ours(project.settings, purpose, only_looking=only_looking):
             if project.is_asynchronous:
                 _run(config, scripts, work, options)
             else:
                 asyncio.run(greenlet_spawn(_run, config, scripts, work, options))
 
     await asyncio.to_thread(run_here)
-
-
-@contextmanager
-def _connecting_as_the_url_says(settings: Settings, purpose: Purpose) -> Iterator[None]:
-    """Let the engines that this thread makes with our driver understand libpq's options too, and wait no longer than ours.
-
-    The options are no part of the URL that a foreign ``env.py`` reads, since not every driver takes them from there. Nor
-    need its URL be the one whose lock was taken, so nothing is known of a pooler there.
-    """
-    target, thread = target_of(settings), threading.get_ident()
-    url, ours = target.dialect.engine_arguments(target.url, "application")
-    session = replace(session_options(settings, purpose), is_proven=False)
-    connecting: list[Any] = []
-
-    def add(dialect: SqlalchemyDialect, record: Any, _arguments: Any, options: dict[str, Any]) -> None:
-        if threading.get_ident() == thread and dialect.driver == url.get_driver_name():
-            options.update(ours)
-            connecting.append(record)
-
-    def set_up(dbapi_connection: Any, record: Any) -> None:
-        if purpose == "migration" and threading.get_ident() == thread and record in connecting:
-            target.dialect.set_up_session(dbapi_connection, target.url, purpose, session)
-
-    event.listen(Engine, "do_connect", add)
-    event.listen(Engine, "connect", set_up)
-    try:
-        yield
-    finally:
-        event.remove(Engine, "do_connect", add)
-        event.remove(Engine, "connect", set_up)
 
 
 def _with_connection(config: Config, connection: Connection) -> Config:

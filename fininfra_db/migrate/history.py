@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,6 +33,15 @@ class History:
         """The revisions that no other follows, in order of identifier."""
         followed = {parent for info in self.revisions.values() for parent in info.down_revisions}
         return tuple(sorted(set(self.revisions) - followed))
+
+    @cached_property
+    def in_order(self) -> tuple[RevisionInfo, ...]:
+        """Every revision, each after those that it follows or depends on; among equals by file name."""
+        sorter: TopologicalSorter[str] = TopologicalSorter()
+        for name, info in sorted(self.revisions.items(), key=lambda item: item[1].path.name):
+            below = self.ancestors([name]) - {name} if info.depends_on else info.down_revisions
+            sorter.add(name, *sorted(below))
+        return tuple(self.revisions[name] for name in sorter.static_order())
 
     @cached_property
     def has_dependencies(self) -> bool:

@@ -11,9 +11,9 @@ from fininfra_db.results import Checked, Current, Finding, RevisionInfo, Revisio
 
 def look_at_current(history: History, versions: tuple[str, ...], *, check_heads: bool) -> Current:
     """The database's revisions, as the history knows them."""
-    findings = _unknown(history, versions)
+    findings = find_unknown(history, versions)
     if check_heads and not findings:
-        findings = _pending(history, versions)
+        findings = find_pending(history, versions)
     known = tuple(replace(history.revisions[version], is_current=True) for version in versions if version in history.revisions)
     return Current(revisions=known, unknown=history.unknown(versions), findings=findings)
 
@@ -22,7 +22,7 @@ def look_at_history(history: History, rev_range: str | None, versions: tuple[str
     """The revisions of a range, newest first; marked with the database's ``versions`` when they are known."""
     from fininfra_db.migrate.lookup import names_current, walk
 
-    findings = _unknown(history, versions or ())
+    findings = find_unknown(history, versions or ())
     if findings and names_current(rev_range):
         return Revisions(findings=findings)
     known = tuple(version for version in versions or () if version in history.revisions)
@@ -35,7 +35,7 @@ def look_at_history(history: History, rev_range: str | None, versions: tuple[str
 def show_current(history: History, versions: tuple[str, ...]) -> Shown:
     """The database's revisions, in full."""
     known = tuple(history.revisions[version] for version in versions if version in history.revisions)
-    return Shown(revisions=known, findings=_unknown(history, versions))
+    return Shown(revisions=known, findings=find_unknown(history, versions))
 
 
 def look_at_heads(history: History, *, resolve_dependencies: bool) -> Revisions:
@@ -51,14 +51,12 @@ def look_at_heads(history: History, *, resolve_dependencies: bool) -> Revisions:
 async def check(project: Project) -> Checked:
     """Compare history, database and models. The models are compared only with a database that is at head."""
     history = project.history()
-    versions = await read_versions(project)
-    findings = _unknown(history, versions)
+    versions = await read_versions(project, only_looking=True)
+    findings = find_unknown(history, versions)
     if findings:
         return Checked(findings=findings)
-    if len(history.heads) > 1:
-        files = ", ".join(f"{name} ({history.revisions[name].path.name})" for name in history.heads)
-        findings = (Finding("multiple-heads", f"The history has several heads: {files}.", "Join them with 'fininfra-db merge heads'."),)
-    pending = _pending(history, versions)
+    findings = find_heads(history)
+    pending = find_pending(history, versions)
     if pending:
         return Checked(pending=pending_revisions(history, versions), findings=findings + pending)
     from fininfra_db.migrate.authoring import find_drift
@@ -81,7 +79,16 @@ def pending_revisions(history: History, versions: tuple[str, ...]) -> tuple[str,
     return tuple(sorted(missing, key=lambda name: history.revisions[name].path.name))
 
 
-def _unknown(history: History, versions: tuple[str, ...]) -> tuple[Finding, ...]:
+def find_heads(history: History) -> tuple[Finding, ...]:
+    """A finding for a history that has several heads."""
+    if len(history.heads) <= 1:
+        return ()
+    files = ", ".join(f"{name} ({history.revisions[name].path.name})" for name in history.heads)
+    return (Finding("multiple-heads", f"The history has several heads: {files}.", "Join them with 'fininfra-db merge heads'."),)
+
+
+def find_unknown(history: History, versions: tuple[str, ...]) -> tuple[Finding, ...]:
+    """A finding for a database that is at a revision without a file here."""
     unknown = history.unknown(versions)
     if not unknown:
         return ()
@@ -94,7 +101,8 @@ def _unknown(history: History, versions: tuple[str, ...]) -> tuple[Finding, ...]
     )
 
 
-def _pending(history: History, versions: tuple[str, ...]) -> tuple[Finding, ...]:
+def find_pending(history: History, versions: tuple[str, ...]) -> tuple[Finding, ...]:
+    """A finding for revisions that the database does not have yet."""
     if history.is_at_head(versions):
         return ()
     pending = pending_revisions(history, versions)

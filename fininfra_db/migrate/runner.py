@@ -42,6 +42,7 @@ Plan = Callable[[tuple[str, ...]], Iterable[Any]]
 """The steps from where a database is, as Alembic's ``ScriptDirectory`` makes them."""
 
 VERSION_TABLE = "alembic_version"
+_AHEAD_HINT = "Update the checkout to the one that made the revision, or check the database URL."
 _STAMP_HINT = "If create-tables made the tables, tell the history so with 'fininfra-db stamp head', then run 'fininfra-db check'."
 
 
@@ -53,13 +54,13 @@ class State:
     unfinished: Entry | None = None
 
 
-async def read_versions(project: Project) -> tuple[str, ...]:
+async def read_versions(project: Project, *, only_looking: bool = False) -> tuple[str, ...]:
     """The rows of the version table, without writing anything; empty when there is no such table."""
-    return (await read_state(project)).versions
+    return (await read_state(project, only_looking=only_looking)).versions
 
 
-async def read_state(project: Project) -> State:
-    """Where the database is, without writing anything."""
+async def read_state(project: Project, *, only_looking: bool = False) -> State:
+    """Where the database is, without writing anything. ``only_looking`` holds a foreign ``env.py`` to that too."""
     if project.is_ours:
         return await read(project.settings, _select_state)
     from fininfra_db.migrate.environment import execute
@@ -71,7 +72,7 @@ async def read_state(project: Project) -> State:
         found.append(State(tuple(sorted(versions)), read_unfinished(context.connection)))
         return ()
 
-    await execute(project, look, "reading")
+    await execute(project, look, "reading", only_looking=only_looking)
     return found[0] if found else State()
 
 
@@ -112,6 +113,8 @@ async def stamp(project: Project, revisions: tuple[str, ...], *, purge: bool = F
     from fininfra_db.migrate.lookup import alembic_errors
 
     before = (await _state_or_none(project)).versions
+    if not purge:
+        refuse_unknown(project.history(), before, "Update the checkout. To forget what the database says: 'fininfra-db stamp --purge ...'.")
     config = alembic_config(project)
     scripts = load_scripts(config)
 
@@ -164,14 +167,14 @@ def refuse_range(revision: str) -> None:
         raise OptionsInvalid("A range of revisions is for --sql only.", "Name one revision, or add --sql.")
 
 
-def refuse_unknown(history: History, versions: tuple[str, ...]) -> None:
+def refuse_unknown(history: History, versions: tuple[str, ...], hint: str = _AHEAD_HINT) -> None:
     """Raise ``DatabaseAhead`` when the database is at a revision without a file here."""
     unknown = history.unknown(versions)
     if unknown:
         raise DatabaseAhead(
             f"The database is at {', '.join(unknown)}, which this checkout does not have: it is ahead, or of another project. "
             "Nothing was changed.",
-            "Update the checkout to the one that made the revision, or check the database URL.",
+            hint,
         )
 
 

@@ -19,6 +19,7 @@ from tests.cli.helpers import (
     add_revision,
     database_file,
     document_of,
+    run_sql,
     set_up,
     side_by_side,
     tables_in,
@@ -70,6 +71,21 @@ def models(content: str) -> Callable[[Project], object]:
 
 def a_revision(**options: str) -> Callable[[Project], object]:
     return lambda project: add_revision(project, "aaaa1111", **options)
+
+
+def an_option(line: str) -> Callable[[Project], object]:
+    """One line in the ``[alembic]`` section of ``alembic.ini``, in place of that option's own."""
+
+    def spoil(project: Project) -> None:
+        ini = project.root / "alembic.ini"
+        lines = [each for each in ini.read_text(encoding="utf-8").splitlines() if not each.startswith(line.partition(" ")[0])]
+        ini.write_text("\n".join(lines).replace("[alembic]", f"[alembic]\n{line}", 1), encoding="utf-8")
+
+    return spoil
+
+
+def ahead(project: Project) -> None:
+    run_sql(project, "UPDATE alembic_version SET version_num = 'ffff9999'")
 
 
 def without_env_py(project: Project) -> None:
@@ -126,6 +142,11 @@ NOWHERE = f"postgresql://{LOGIN}@127.0.0.1:{CLOSED_PORT}/books"
 NOWHERE_MYSQL = f"mysql://{LOGIN}@127.0.0.1:{CLOSED_PORT}/books"
 OUR_ENV = "fininfra_db.migrate.environment"
 BLOCKED = {"PYTHONPATH": "blocked"}
+TWICE = (
+    "from sqlalchemy import Column, Integer, MetaData, Table\n"
+    "one, two = MetaData(), MetaData()\n"
+    "for each in (one, two):\n    Table('books', each, Column('id', Integer, primary_key=True))\n"
+)
 SECRET_IN_MODELS = "import os\nraise RuntimeError('cannot reach ' + os.environ['SQL_URL'] + ' ' + os.environ['FININFRA_DB_KEYS'])\n"
 
 CASES = {
@@ -194,7 +215,31 @@ CASES = {
     "no alembic.ini": Case("current", 2, "project-not-found", "alembic.ini", empty),
     "no migrations": Case("upgrade", 2, "project-not-found", "migrations", without_migrations),
     "no env.py": Case("upgrade", 2, "project-not-found", "env.py", without_env_py),
-    "an env.py with an error": Case("check", 1, "failed", "ZeroDivisionError", a_file("migrations/env.py", f"# {OUR_ENV}\n1 / 0\n")),
+    "an env.py with an error": Case(
+        "check", 1, "environment-failed", "env.py failed in line 2", a_file("migrations/env.py", f"# {OUR_ENV}\n1 / 0\n")
+    ),
+    "an env.py that ends the program": Case(
+        "check", 1, "environment-failed", "env.py failed in line 2", a_file("migrations/env.py", f"# {OUR_ENV}\nraise SystemExit(0)\n")
+    ),
+    "an env.py that does not compile": Case(
+        "check", 1, "environment-failed", "env.py failed in line 2", a_file("migrations/env.py", f"# {OUR_ENV}\nx = = 1\n")
+    ),
+    "an env.py of somebody else with an error": Case(
+        "current", 1, "environment-failed", "env.py failed in line 2", a_file("migrations/env.py", "from os import path\nimport nowhere\n")
+    ),
+    "an option that refers to nothing": Case(
+        "revision -m x", 2, "configuration", "The option file_template in alembic.ini", an_option("file_template = %(bogus)s")
+    ),
+    "a file name of nothing": Case("revision -m x", 2, "configuration", "file_template", an_option("file_template = %%(bogus)s_%%(slug)s")),
+    "an option with a single percent sign": Case(
+        "check", 2, "configuration", "The option timezone in alembic.ini", an_option("timezone = 100% local")
+    ),
+    "an unknown driver": Case(
+        "current", 2, "url-invalid", "a driver that is not known for PostgreSQL", environ=url(f"postgresql+foo://{LOGIN}@localhost/books")
+    ),
+    "a table in two MetaData": Case("check", 2, "models-not-loaded", "more than one MetaData: books", models(TWICE)),
+    "a table in two MetaData to create": Case("create-tables", 2, "models-not-loaded", "books", models(TWICE)),
+    "a database ahead to stamp": Case("stamp head", 1, "database-ahead", "stamp --purge", ahead),
     "no key": Case("seed", 2, "key-missing", "key", environ={"FININFRA_DB_KEYS": ""}),
     "no key that is one": Case("seed", 2, "key-invalid", "FININFRA_DB_KEYS", environ={"FININFRA_DB_KEYS": CANARY}),
     "no file with the key": Case("seed", 2, "key-missing", "nofile", environ={"FININFRA_DB_KEYS": "", "FININFRA_DB_KEYS_FILE": "nofile"}),

@@ -9,10 +9,10 @@ from urllib.parse import quote, quote_plus
 import pytest
 
 from fininfra_db.errors import ConfigurationError, EnvFileMalformed, KeyMissing, ProjectNotFound, UrlMissing
+from fininfra_db.redaction import MASK
 from fininfra_db.security import default_keyring, generate_key
 from fininfra_db.settings import (
     DEFAULT_SQL_URL,
-    MASK,
     Settings,
     find_project_root,
     load_settings,

@@ -129,6 +129,15 @@ def test_an_engine_can_be_made_of_what_was_resolved(url: str) -> None:
     assert make_engine(settings_for(url), "application").dialect.is_async
 
 
+@pytest.mark.parametrize("scheme", ["postgresql+foo", "postgresql+aiomysql", "mysql+asyncpg", "mssql+x", "sqlite+pysqlcipher"])
+def test_a_driver_that_is_not_known_is_refused(scheme: str) -> None:
+    """``pysqlcipher`` would open the file with a key: without it, the default would find another database there."""
+    with pytest.raises(UrlInvalid, match="names a driver that is not known") as caught:
+        target(f"{scheme}://bob:{SECRET}@h/db")
+    assert caught.value.exit_code == 2
+    assert SECRET not in f"{caught.value.message}{caught.value.hint}"
+
+
 # Where a SQLite file is.
 
 
