@@ -5,18 +5,19 @@ interface brings its ORM along, whose import takes a fifth of a short command's 
 needed, and ``read()`` does without.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, create_engine
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 from sqlalchemy.util import greenlet_spawn
 
 from fininfra_db.dialects import Target, target_of
-from fininfra_db.dialects.base import Purpose, first_line
+from fininfra_db.dialects.base import Purpose, SessionOptions, first_line
 from fininfra_db.errors import DatabaseFailed, DatabaseMissing, DriverMissing, FininfraDbError, UrlInvalid
 from fininfra_db.security import keyring_of
 from fininfra_db.settings import Settings
@@ -50,9 +51,25 @@ def _make_engine(settings: Settings, purpose: Purpose) -> Engine:
     if purpose == "maintenance":
         options["isolation_level"] = "AUTOCOMMIT"
     engine = _create(url, target, options)
-    target.dialect.prepare(engine, target.url, purpose)
+    session = SessionOptions(settings.lock_timeout, settings.ddl_lock_timeout, settings.statement_timeout)
+    target.dialect.prepare(engine, target.url, purpose, session)
+    if purpose != "application":
+        event.listen(engine, "invalidate", statement_ender(target))
     use_keyring(engine.dialect, keyring_of(settings))
     return engine
+
+
+def statement_ender(target: Target) -> Callable[[Any, Any, BaseException | None], None]:
+    """What to listen with to the ``invalidate`` of a pool, so that nothing goes on in the database when a run is interrupted.
+
+    SQLAlchemy gives a connection up when a cancellation or a ``KeyboardInterrupt`` comes out of its statement, and closes it.
+    """
+
+    def end_statement(connection: Any, _record: Any, error: BaseException | None) -> None:
+        if isinstance(error, asyncio.CancelledError | KeyboardInterrupt):
+            target.dialect.interrupt(connection, target.url)
+
+    return end_statement
 
 
 def _create(url: URL, target: Target, options: dict[str, Any]) -> Engine:

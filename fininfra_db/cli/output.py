@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -52,7 +53,7 @@ class Output:
     def result(self, result: Result) -> None:
         """The answer of a command that did what it was asked for."""
         if self.invocation.json:
-            self._document(not result.findings, result, result.findings[0] if result.findings else None)
+            print(self._document(not result.findings, result, result.findings[0] if result.findings else None))
             return
         shown = view(result, verbose=self.invocation.verbose)
         if shown.is_answer or not self.invocation.quiet:
@@ -64,17 +65,27 @@ class Output:
 
     def error(self, error: FininfraDbError) -> None:
         """A command that did not do what it was asked for."""
+        if self.invocation.json:
+            print(self._error_text(error))
+        else:
+            self._err(self._error_text(error), style="red")
+
+    def last_words(self, error: FininfraDbError) -> None:
+        """The same, while anything may be half printed: past the buffers of the streams."""
+        with suppress(OSError):
+            os.write(1 if self.invocation.json else 2, f"{self._error_text(error)}\n".encode(errors="backslashreplace"))
+
+    def _error_text(self, error: FininfraDbError) -> str:
         message = self.redact(error.message)
         if self.invocation.json:
-            self._document(False, None, Finding(error.code, message, error.hint))
-        else:
-            self._err(_with_hint(f"Error: {message}", error.hint), style="red")
+            return self._document(False, None, Finding(error.code, message, error.hint))
+        return _with_hint(f"Error: {message}", error.hint)
 
     def redact(self, text: str) -> str:
         """``text`` without the secrets of this run's settings."""
         return self.settings.redact(text) if self.settings is not None else text
 
-    def _document(self, ok: bool, result: Result | None, error: Finding | None) -> None:
+    def _document(self, ok: bool, result: Result | None, error: Finding | None) -> str:
         document = {
             "ok": ok,
             "command": self.invocation.command,
@@ -82,7 +93,7 @@ class Output:
             "result": None if result is None else dataclasses.asdict(result),
             "error": None if error is None else dataclasses.asdict(error),
         }
-        print(json.dumps(document, default=_plain, ensure_ascii=False))
+        return json.dumps(document, default=_plain, ensure_ascii=False)
 
     def _err(self, text: str, style: str = "") -> None:
         if not (style and is_fancy(sys.stderr)):
@@ -97,7 +108,7 @@ class Output:
 def usage_error(command: str, message: str) -> None:
     """The JSON of a command line that could not be parsed, when it asked for JSON."""
     output = Output(Invocation(command=command, json=True))
-    output._document(False, None, Finding("usage", message, f"See 'fininfra-db {command} --help'.".replace("  ", " ")))
+    print(output._document(False, None, Finding("usage", message, f"See 'fininfra-db {command} --help'.".replace("  ", " "))))
 
 
 def is_fancy(stream: TextIO) -> bool:

@@ -23,15 +23,13 @@ from fininfra_db.dialects.tls import OPTIONS as TLS_OPTIONS
 from fininfra_db.dialects.tls import tls_of
 from fininfra_db.errors import DatabaseMissing, DatabaseUnreachable, FininfraDbError, LockNotObtained, UrlInvalid
 from fininfra_db.results import Holder
+from fininfra_db.settings import DDL_LOCK_TIMEOUT, LOCK_TIMEOUT
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
 CONNECT_TIMEOUT = 10.0
 """Seconds to wait for a server that does not answer, unless the URL says ``connect_timeout``."""
-
-LOCK_TIMEOUT = 300.0
-"""Seconds to wait for another migration to end."""
 
 Purpose = Literal["application", "reading", "seeding", "migration", "maintenance"]
 """What an engine is for. Reading never writes; seeding and migration hold SQLite's write lock; maintenance runs in AUTOCOMMIT."""
@@ -50,6 +48,15 @@ class Features:
     transactional_ddl: bool
     transaction_per_revision: bool
     has_server: bool
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """How long a session waits, in seconds, as in :class:`fininfra_db.settings.Settings`."""
+
+    lock_timeout: float = LOCK_TIMEOUT
+    ddl_lock_timeout: float = DDL_LOCK_TIMEOUT
+    statement_timeout: float | None = None
 
 
 class Dialect:
@@ -88,7 +95,7 @@ class Dialect:
         """Translate libpq's options in ``query`` for the driver. ``timeout`` is in seconds, None for no limit."""
         raise NotImplementedError
 
-    def prepare(self, engine: Engine, url: URL, purpose: Purpose) -> None:
+    def prepare(self, engine: Engine, url: URL, purpose: Purpose, session: SessionOptions) -> None:
         """Set up what each new connection of ``engine`` needs."""
         if tls_of({name: str(value) for name, value in url.query.items()}).required:
             self.insist_on_tls(engine)
@@ -101,6 +108,13 @@ class Dialect:
 
     def make_room(self, url: URL, purpose: Purpose) -> None:
         """Make a file for a database that is about to be written, where a database is a file."""
+
+    def interrupt(self, connection: Any, url: URL) -> None:
+        """End the statement that a connection may still run, because its run was interrupted.
+
+        ``connection`` is SQLAlchemy's adapter of the driver's, and is closed next. Called within ``greenlet_spawn``. Drivers
+        that end a statement when its task is cancelled need nothing.
+        """
 
     def offline(self, url: URL) -> SqlalchemyDialect:
         """SQLAlchemy's dialect for rendering SQL without a connection and without a driver."""
@@ -173,11 +187,11 @@ class Dialect:
             finally:
                 await connection.run_sync(self.unlock)
 
-    def lock_not_obtained(self, url: URL) -> LockNotObtained:
+    def lock_not_obtained(self, url: URL, holder: Holder | None = None) -> LockNotObtained:
         """The error for a lock that somebody else held for as long as could be waited."""
         return LockNotObtained(
-            f"{self.describe(url)} is locked by another writer, and went on being locked. Nothing was changed.",
-            "Wait for it to end and run the command again.",
+            f"{self.describe(url)} is locked by {holder or 'another writer'}, and went on being locked. Nothing was changed.",
+            "Wait for it to end and run the command again, or wait longer with --lock-timeout SECONDS.",
         )
 
     def try_lock(self, connection: Connection) -> bool:

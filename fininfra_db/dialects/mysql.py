@@ -2,13 +2,16 @@
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from hashlib import sha256
 from importlib import import_module
 from typing import Any, Final
 
-from sqlalchemy import URL, Connection, Engine, event, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
+from sqlalchemy.util import await_only, greenlet_spawn
 
 from fininfra_db.dialects.base import Dialect, Features
 from fininfra_db.dialects.tls import tls_of
@@ -16,6 +19,8 @@ from fininfra_db.errors import DatabaseUnreachable
 
 _UNKNOWN_DATABASE: Final = 1049
 _LONGEST_LOCK_NAME: Final = 64
+_KILL_TIMEOUT: Final = 1.5
+"""Seconds to wait for the server to end an interrupted statement."""
 
 
 class MysqlDialect(Dialect):
@@ -50,6 +55,18 @@ class MysqlDialect(Dialect):
             if not row or not row[1]:
                 dbapi_connection.close()
                 raise _no_tls()
+
+    def interrupt(self, connection: Any, url: URL) -> None:
+        """The server notices a closed connection only when the statement ends, so it is told on another one."""
+        thread = connection.driver_connection.thread_id()
+        with suppress(Exception):  # the run ends in any case, and without being told the server ends the statement later
+            await_only(asyncio.wait_for(greenlet_spawn(self._kill, url, thread), _KILL_TIMEOUT))
+
+    def _kill(self, url: URL, thread: int) -> None:
+        place, arguments = self.engine_arguments(url, "maintenance")
+        engine = create_engine(place, connect_args=arguments, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.exec_driver_sql(f"KILL {thread}")
 
     def says_missing(self, error: BaseException) -> bool:
         cause = error.orig if isinstance(error, DBAPIError) else error

@@ -7,7 +7,7 @@ from typing import Any, Final
 from sqlalchemy import URL, Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from fininfra_db.dialects.base import Dialect, Features, Purpose
+from fininfra_db.dialects.base import Dialect, Features, Purpose, SessionOptions
 from fininfra_db.dialects.tls import Tls, tls_of
 from fininfra_db.errors import UrlInvalid
 
@@ -45,7 +45,7 @@ class PostgresqlDialect(Dialect):
         arguments |= {name: int(query[name]) for name in _INTEGERS if name in query}
         return url.difference_update_query(["application_name", "options", *_INTEGERS]), arguments
 
-    def prepare(self, engine: Engine, url: URL, purpose: Purpose) -> None:
+    def prepare(self, engine: Engine, url: URL, purpose: Purpose, session: SessionOptions) -> None:
         """asyncpg never falls back to plain text when TLS is required, so there is nothing to add."""
 
     def says_missing(self, error: BaseException) -> bool:

@@ -34,6 +34,8 @@ from fininfra_db.migrate.drift import comparison_options
 from fininfra_db.migrate.enums import MAKES_TYPES
 from fininfra_db.migrate.lookup import alembic_errors, missing_revision
 from fininfra_db.migrate.rendering import render_item
+from fininfra_db.migrate.thread import run_in_thread
+from fininfra_db.results import Observer
 from fininfra_db.settings import Settings, load_settings
 
 Work = Callable[[tuple[str, ...], MigrationContext], Iterable[Any]]
@@ -43,10 +45,13 @@ _alembic: Final = threading.Lock()
 """Alembic keeps the running environment in a module, so one runs at a time in a process."""
 
 
-async def execute(project: Project, work: Work, purpose: Purpose, config: Config | None = None, **options: Any) -> None:
+async def execute(
+    project: Project, work: Work, purpose: Purpose, config: Config | None = None, *, observer: Observer | None = None, **options: Any
+) -> None:
     """Run ``work`` in the project's environment, on a connection for ``purpose``.
 
-    ``options`` are those of Alembic's ``EnvironmentContext``. For reading, Alembic is kept from writing its version table.
+    ``observer`` is told when the connection waits. ``options`` are those of Alembic's ``EnvironmentContext``. For reading,
+    Alembic is kept from writing its version table.
     """
     config = config or alembic_config(project)
     if purpose == "reading":
@@ -55,6 +60,7 @@ async def execute(project: Project, work: Work, purpose: Purpose, config: Config
         scripts = load_scripts(config)
         async with open_connection(project.settings, purpose) as connection:
             if project.is_ours:
+                await connection.execution_options(observer=observer)
                 await connection.run_sync(lambda sync: _run(_with_connection(config, sync), scripts, work, options))
             else:
                 await _in_foreign_environment(project, config, scripts, work, options)
@@ -188,7 +194,7 @@ async def _in_foreign_environment(project: Project, config: Config, scripts: Scr
             else:
                 asyncio.run(greenlet_spawn(_run, config, scripts, work, options))
 
-    await asyncio.to_thread(run_here)
+    await run_in_thread(run_here, target_of(project.settings))
 
 
 @contextmanager

@@ -7,6 +7,7 @@ what the run left behind, the run failed, whatever it reported.
 Alembic is imported only when there is something to run, so that finding nothing to do is quick.
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from alembic.runtime.migration import MigrationContext
 
 VERSION_TABLE = "alembic_version"
+_ANSWER_TIMEOUT = 2.0
+"""Seconds that the database may take to say where it is after a run that did not end well."""
 Direction = Literal["up", "down"]
 _STAMP_HINT = "If create-tables made the tables, tell the history so with 'fininfra-db stamp head', then run 'fininfra-db check'."
 
@@ -193,7 +196,10 @@ async def _migrate(
         return _watched(plan(revision, versions), direction, run, observer)
 
     try:
-        after = await _run(project, config, watched, run, destination_rev=revision, tag=tag)
+        after = await _run(project, config, watched, run, observer=observer, destination_rev=revision, tag=tag)
+    except (asyncio.CancelledError, KeyboardInterrupt) as error:
+        error.add_note(await _interrupted(project, run))
+        raise
     except FininfraDbError as error:
         if run.running is None or isinstance(error, RevisionNotFound):
             raise
@@ -260,21 +266,37 @@ def _reason(project: Project, error: Exception) -> str:
     return project.settings.redact(f"{reason}. Statement: {' '.join(statement.split())}" if statement else reason)
 
 
+async def _interrupted(project: Project, run: _Run) -> str:
+    """Say what was interrupted, and what state the database is in now."""
+    if run.running is None:
+        return f"No revision was running. {await _state(project)}"
+    done = "applied" if run.running.direction == "up" else "reverted"
+    return f"Revision {run.running.revision} ({run.running.message}) was being {done}. {await _state(project)} {_remains(run, run.running)}"
+
+
+async def _state(project: Project) -> str:
+    """Where the database is, by asking it."""
+    try:
+        async with asyncio.timeout(_ANSWER_TIMEOUT):
+            return f"The database is at {_at(await read_versions(project))}."
+    except (FininfraDbError, TimeoutError):
+        return "The database cannot be read now."
+
+
+def _remains(run: _Run, step: Step) -> str:
+    if run.rolls_back and run.committed_inside is not step:
+        return f"Nothing of {step.revision} remains."
+    why = "The revision committed a part of itself" if run.rolls_back else "This database commits each DDL statement by itself"
+    return f"{why}: a part of {step.revision} may remain."
+
+
 async def _failed(project: Project, run: _Run, reason: str) -> MigrationFailed:
-    """Say what failed, where, and what state the database is in now, by asking it."""
+    """Say what failed, where, and what state the database is in now."""
     assert run.running is not None
     step = run.running
     verb = "apply" if step.direction == "up" else "revert"
-    try:
-        state = f"The database is at {_at(await read_versions(project))}."
-    except FininfraDbError:
-        state = "The database cannot be read now."
+    state = f"{await _state(project)} {_remains(run, step)}"
     rolls_back = run.rolls_back and run.committed_inside is not step
-    if rolls_back:
-        state += f" Nothing of {step.revision} remains."
-    else:
-        why = "The revision committed a part of itself" if run.rolls_back else "This database commits each DDL statement by itself"
-        state += f" {why}: a part of {step.revision} may remain."
     return MigrationFailed(
         f"Revision {step.revision} ({step.message}) did not {verb}: {reason.rstrip('.')}. {state}",
         _STAMP_HINT
