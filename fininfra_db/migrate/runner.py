@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 VERSION_TABLE = "alembic_version"
 _ANSWER_TIMEOUT = 2.0
-"""Seconds that the database may take to say where it is after a run that did not end well."""
+"""Seconds that the database may take to say where it is after a run was interrupted."""
 Direction = Literal["up", "down"]
 _STAMP_HINT = "If create-tables made the tables, tell the history so with 'fininfra-db stamp head', then run 'fininfra-db check'."
 
@@ -268,16 +268,17 @@ def _reason(project: Project, error: Exception) -> str:
 
 async def _interrupted(project: Project, run: _Run) -> str:
     """Say what was interrupted, and what state the database is in now."""
-    if run.running is None:
-        return f"No revision was running. {await _state(project)}"
-    done = "applied" if run.running.direction == "up" else "reverted"
-    return f"Revision {run.running.revision} ({run.running.message}) was being {done}. {await _state(project)} {_remains(run, run.running)}"
+    state, step = await _state(project, timeout=_ANSWER_TIMEOUT), run.running
+    if step is None:
+        return f"No revision was running. {state}"
+    done = "applied" if step.direction == "up" else "reverted"
+    return f"Revision {step.revision} ({step.message}) was being {done}. {state} {_remains(run, step)}"
 
 
-async def _state(project: Project) -> str:
+async def _state(project: Project, timeout: float | None = None) -> str:
     """Where the database is, by asking it."""
     try:
-        async with asyncio.timeout(_ANSWER_TIMEOUT):
+        async with asyncio.timeout(timeout):
             return f"The database is at {_at(await read_versions(project))}."
     except (FininfraDbError, TimeoutError):
         return "The database cannot be read now."
