@@ -186,8 +186,12 @@ class SqliteDialect(Dialect):
         return writer(path) if path is not None else None
 
     def interrupt(self, connection: Any, url: URL) -> None:
-        """The driver runs a statement in a thread of its own, and to close its connection would wait for the end of it."""
+        """The driver runs a statement in a thread of its own, and to close its connection would wait for the end of it.
+
+        To close does not roll back while the statement's cursor is still there: the lock would stay until the process ends.
+        """
         await_only(connection.driver_connection.interrupt())
+        await_only(connection.driver_connection.rollback())
 
     @contextmanager
     def guarded(self, connection: Connection) -> Iterator[None]:
