@@ -7,7 +7,7 @@ needed, and ``read()`` does without.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -67,7 +67,8 @@ def statement_ender(target: Target) -> Callable[[Any, Any, BaseException | None]
 
     def end_statement(connection: Any, _record: Any, error: BaseException | None) -> None:
         if isinstance(error, asyncio.CancelledError | KeyboardInterrupt):
-            target.dialect.interrupt(connection, target.url)
+            with suppress(Exception):  # the connection is closed next and the run ends, whatever comes of this
+                target.dialect.interrupt(connection, target.url)
 
     return end_statement
 

@@ -14,7 +14,7 @@ from fininfra_db.cli.options import as_written
 
 _EPILOG = (
     "Exit codes: 0 done or nothing to do, 1 failed, 2 usage or configuration, 3 a check found work, "
-    "4 refused or needs confirmation, 5 lock not obtained, 6 cannot connect, 130 interrupted."
+    "4 refused or needs confirmation, 5 lock not obtained, 6 cannot connect, 130 or 143 interrupted."
 )
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Mapping
-from contextlib import suppress
 from functools import partial
 from hashlib import sha256
 from importlib import import_module
@@ -59,8 +58,7 @@ class MysqlDialect(Dialect):
     def interrupt(self, connection: Any, url: URL) -> None:
         """The server notices a closed connection only when the statement ends, so it is told on another one."""
         thread = connection.driver_connection.thread_id()
-        with suppress(Exception):  # the run ends in any case, and without being told the server ends the statement later
-            await_only(asyncio.wait_for(greenlet_spawn(self._kill, url, thread), _KILL_TIMEOUT))
+        await_only(asyncio.wait_for(greenlet_spawn(self._kill, url, thread), _KILL_TIMEOUT))
 
     def _kill(self, url: URL, thread: int) -> None:
         place, arguments = self.engine_arguments(url, "maintenance")

@@ -197,9 +197,6 @@ async def _migrate(
 
     try:
         after = await _run(project, config, watched, run, observer=observer, destination_rev=revision, tag=tag)
-    except (asyncio.CancelledError, KeyboardInterrupt) as error:
-        error.add_note(await _interrupted(project, run))
-        raise
     except FininfraDbError as error:
         if run.running is None or isinstance(error, RevisionNotFound):
             raise
@@ -224,9 +221,13 @@ async def _run(
         event.listen(context.connection, "commit", run.note_commit)
         return plan(versions)
 
-    async with migration_lock(project.settings):
-        await execute(project, work, "migration", config, **options)
-        after = await read_versions(project)
+    try:
+        async with migration_lock(project.settings):
+            await execute(project, work, "migration", config, **options)
+            after = await read_versions(project)
+    except (asyncio.CancelledError, KeyboardInterrupt) as error:
+        error.add_note(await _interrupted(project, run))
+        raise
     if set(after) != set(run.expected):
         raise MigrationFailed(
             f"The run ended without an error, but the database is at {_at(after)} and not at {_at(run.expected)}: it was not committed.",
