@@ -95,9 +95,10 @@ def _find(path: Path, kind: str, byte: int) -> Holder | None:
     The file is not opened: to close it again would drop every lock that this process has on it (fcntl(2)).
     """
     with suppress(OSError):
+        lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()  # elsewhere than on Linux there is no such file
         status = path.stat()
         file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
-        for line in Path("/proc/locks").read_text(encoding="ascii").splitlines():
+        for line in lines:
             fields = line.split()  # 1: POSIX ADVISORY WRITE <pid> <device>:<inode> <first byte> <last byte>
             if len(fields) != _FIELDS or fields[3] != kind or fields[5] != file or fields[6] == "EOF":
                 continue
@@ -114,6 +115,6 @@ def _describe(pid: int) -> Holder:
     with suppress(OSError, IndexError, ValueError):
         program = (folder / "comm").read_text(encoding="utf-8", errors="replace").strip() or None
         ticks = int((folder / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[_START])
-        booted = next(line for line in Path("/proc/stat").read_text(encoding="ascii").splitlines() if line.startswith("btime "))
+        booted = next((line for line in Path("/proc/stat").read_text(encoding="ascii").splitlines() if line.startswith("btime ")), "")
         since = datetime.fromtimestamp(int(booted.split()[1]) + ticks / os.sysconf("SC_CLK_TCK"), UTC)
     return Holder(program, None, pid, since)
