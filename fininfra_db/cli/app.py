@@ -15,7 +15,7 @@ from fininfra_db.redaction import without_logins
 
 _EPILOG = (
     "Exit codes: 0 done or nothing to do, 1 failed, 2 usage or configuration, 3 a check found work, "
-    "4 refused or needs confirmation, 5 lock not obtained, 6 cannot connect, 130 interrupted."
+    "4 refused or needs confirmation, 5 lock not obtained, 6 cannot connect, 130 or 143 interrupted."
 )
 
 

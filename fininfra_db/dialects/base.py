@@ -154,6 +154,13 @@ class Dialect:
     def make_room(self, url: URL, purpose: Purpose) -> None:
         """Make a file for a database that is about to be written, where a database is a file."""
 
+    def interrupt(self, connection: Any, url: URL) -> None:
+        """End the statement that a connection may still run, because its run was interrupted.
+
+        ``connection`` is SQLAlchemy's adapter of the driver's, and is closed next. Called within ``greenlet_spawn``. Drivers
+        that end a statement when its task is cancelled need nothing.
+        """
+
     def offline(self, url: URL) -> SqlalchemyDialect:
         """SQLAlchemy's dialect for rendering SQL without a connection and without a driver."""
         dialect = create_mock_engine(URL.create(self.name), lambda *_: None, paramstyle="named").dialect
