@@ -46,8 +46,8 @@ def run(program: str, folder: Path, environment: dict[str, str], words: tuple[st
     for stream in (1, 2):
         os.dup2(output.fileno(), stream)
     output.close()
-    sys.stdout = open(1, "w", closefd=False)  # as a new interpreter makes them for what is there now
-    sys.stderr = open(2, "w", buffering=1, closefd=False, errors="backslashreplace")
+    sys.stdout = os.fdopen(1, "w", closefd=False)  # as a new interpreter makes them for what is there now
+    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False, errors="backslashreplace")
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)

@@ -6,7 +6,7 @@ import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from sqlalchemy import make_url
 
@@ -30,6 +30,8 @@ class Proxy:
 
     def __init__(self, host: str, port: int) -> None:
         self._server = (host, port)
+        self._loop = asyncio.new_event_loop()
+        self._over = asyncio.Event()
         self._open: set[asyncio.StreamWriter] = set()
         self._trouble: Trouble = None
         self._after = 0
@@ -37,20 +39,32 @@ class Proxy:
         self.port = 0
 
     def begin(self, trouble: Trouble, after: int = 0) -> None:
-        """Count from now on."""
-        self.passed, self._after, self._trouble = 0, after, trouble
+        """Reset what is open, and count from now on."""
 
-    async def serve(self, ready: threading.Event, over: asyncio.Event) -> None:
-        """Listen until ``over``."""
-        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
-        ready.set()
-        await over.wait()
-        server.close()
-        self.cut()
+        async def begin() -> None:
+            self._cut()
+            self.passed, self._after, self._trouble = 0, after, trouble
 
-    def cut(self) -> None:
-        """Reset every connection."""
+        asyncio.run_coroutine_threadsafe(begin(), self._loop).result()
+
+    def serve(self, ready: threading.Event) -> None:
+        """Listen, in a thread of its own, until ``end()``."""
+
+        async def listen() -> None:
+            server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+            self.port = server.sockets[0].getsockname()[1]
+            ready.set()
+            await self._over.wait()
+            server.close()
+            self._cut()
+
+        self._loop.run_until_complete(listen())
+
+    def end(self) -> None:
+        """Listen no more."""
+        self._loop.call_soon_threadsafe(self._over.set)
+
+    def _cut(self) -> None:
         for writer in tuple(self._open):
             # Closing a socket that lingers for 0 seconds sends RST.
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -74,7 +88,7 @@ class Proxy:
             elif self._trouble is not None and self.passed > self._after:
                 if self._trouble == "reset":
                     self._trouble = None
-                    self.cut()
+                    self._cut()
                     return
                 continue  # swallowed
             writer.write(data)
@@ -87,16 +101,15 @@ def proxy(kind: str) -> Iterator[Proxy]:
     """A proxy before the server of this kind, in a thread of its own."""
     url = make_url(SERVERS[kind])
     made = Proxy(url.host or "127.0.0.1", url.port or {"postgresql": 5432, "mysql": 3306}[kind])
-    ready, over, loop = threading.Event(), asyncio.Event(), asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_until_complete, args=(made.serve(ready, over),))
+    ready = threading.Event()
+    thread = threading.Thread(target=made.serve, args=(ready,))
     thread.start()
     ready.wait()
     try:
         yield made
     finally:
-        loop.call_soon_threadsafe(over.set)
+        made.end()
         thread.join()
-        loop.close()
 
 
 def disturbed(program: str, kind: str, trouble: Trouble, points: int = 1) -> Outcome:
@@ -118,7 +131,6 @@ def _disturb(here: Place, between: Proxy, trouble: Trouble, after: int, wanted: 
     done = here.run(*UP, timeout=LONGEST)
     told = f"{trouble} after {after} bytes"
     between.begin(None)
-    between.cut()
     failures = []
     if done.code is None:
         failures.append(f"{told}: hung for {done.seconds:.0f} s")
