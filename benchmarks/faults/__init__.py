@@ -22,7 +22,7 @@ class Outcome:
     @classmethod
     def of(cls, failures: Iterable[str], *, tries: int = 1, named: int = 0) -> "Outcome":
         """The outcome of one try, or of ``tries``, with what was wrong about it."""
-        return cls(tries, tuple(failures), named)
+        return cls(tries, tuple(failures), int(named))
 
 
 def joined(outcomes: Iterable[Outcome]) -> Outcome:

@@ -4,16 +4,18 @@ A server process imports this module once and forks for each run, so a run costs
 can be hundreds. Nothing is run before the fork.
 """
 
+import ctypes
 import importlib
 import os
 import resource
 import signal
+import struct
 import sys
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
 from sqlalchemy import Engine, event
 
@@ -37,8 +39,6 @@ for _module in (
 Fault = Callable[[], object]
 """Called in the child, just before the program. It travels to the child, so it is a function of a module or a partial of one."""
 Moment = Literal["before", "after"]
-
-_NOBODY: Final = 65534
 
 
 def run(program: str, folder: Path, environment: dict[str, str], words: tuple[str, ...], output: Connection, faults: list[Fault]) -> None:
@@ -81,9 +81,8 @@ def fill_the_disk(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
-def be_nobody() -> None:
-    """Give up root's way past all permissions, if this is root."""
-    if os.geteuid() == 0:
-        os.setgroups([])
-        os.setresgid(_NOBODY, _NOBODY, _NOBODY)
-        os.setresuid(_NOBODY, _NOBODY, _NOBODY)
+def obey_permissions() -> None:
+    """Give up root's way past all permissions: its capabilities, see capabilities(7) and capset(2)."""
+    version_3 = 0x20080522
+    if ctypes.CDLL(None).capset(struct.pack("Ii", version_3, 0), bytes(24)) != 0:
+        raise OSError("capset failed")

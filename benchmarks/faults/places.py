@@ -2,12 +2,13 @@
 
 import multiprocessing
 import os
+import re
 import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -25,7 +26,8 @@ PROGRAMS: Final = (ALEMBIC, OURS)
 LONGEST: Final = 60.0
 """Seconds that a run may take before it counts as hanging."""
 
-MakeRevisions = Callable[[Project], Sequence[Revision]]
+_TELLING: Final = re.compile(r"Error\b|FAILED|Exception")
+"""What the line of an output has that tells most of how a run ended."""
 
 _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload([child.__name__])
@@ -44,8 +46,9 @@ class Done:
         return "Traceback (most recent call last)" in self.output
 
     def __str__(self) -> str:
-        lines = [line for line in self.output.splitlines() if line.strip() and not line.startswith(("(Background", "Hint", "  "))]
-        return f"{'hung' if self.code is None else f'exit {self.code}'}: {lines[-1][:300] if lines else 'nothing was printed'}"
+        lines = self.output.strip().splitlines() or ["nothing was printed"]
+        line = next((line for line in reversed(lines) if _TELLING.search(line)), lines[-1])
+        return f"{'hung' if self.code is None else f'exit {self.code}'}: {line[:300]}"
 
 
 @dataclass
@@ -90,12 +93,12 @@ class Place:
     def is_ours(self) -> bool:
         return self.project.is_ours
 
-    def start(self, *words: str, faults: Sequence[child.Fault] = (), environment: dict[str, str] | None = None) -> Running:
+    def start(self, *words: str, faults: Sequence[child.Fault] = ()) -> Running:
         """Start the program in a process of its own."""
         reader, writer = _processes.Pipe(duplex=False)
         output = os.dup(reader.fileno())
         program = OURS if self.is_ours else ALEMBIC
-        surroundings = dict(self.project.environment) | {"COLUMNS": "200", "NO_COLOR": "1"} | (environment or {})
+        surroundings = dict(self.project.environment) | {"COLUMNS": "200", "NO_COLOR": "1"}
         process = _processes.Process(target=child.run, args=(program, self.folder, surroundings, words, writer, list(faults)))
         process.start()
         reader.close()
@@ -120,30 +123,39 @@ class Place:
 
 @contextmanager
 def place(
-    program: str, kind: str, revisions: Sequence[Revision] | MakeRevisions, *, port: int | None = None, **query: str
+    program: str,
+    kind: str,
+    revisions: Sequence[Revision] | Callable[[Project], Sequence[Revision]],
+    *,
+    foreign: bool = False,
+    port: int | None = None,
+    **query: str,
 ) -> Iterator[Place]:
     """A new project with these revisions, on a new and empty database of a kind.
 
-    ``port`` is that of a proxy before the server, ``query`` is added to the URL; both are for the program only.
+    ``foreign`` makes our program run in a project that ``alembic init`` made. ``port`` is that of a proxy before the
+    server and ``query`` is added to the URL, both for the program only.
     """
     with tempfile.TemporaryDirectory(prefix="fininfra-faults-") as name:
-        Path(name).chmod(0o755)
         folder = Path(name) / "project"
         server = make_url(SERVERS[kind])
-        where = str(folder / "finance.db") if kind == SQLITE else f"fininfra_faults_{uuid.uuid4().hex[:12]}"
-        url = (
-            server.set(database=where, **({"host": "127.0.0.1", "port": port} if port else {}))
-            .update_query_dict(query)
-            .render_as_string(hide_password=False)
-        )
-        project = Project.of_ours(folder, url) if program == OURS else Project.of_alembic(folder, "async", url)
+        server = server.set(database=str(folder / "finance.db") if kind == SQLITE else f"fininfra_faults_{uuid.uuid4().hex[:12]}")
+        url = (server.set(host="127.0.0.1", port=port) if port else server).update_query_dict(query)
+        project = _project(program, folder, url.render_as_string(hide_password=False), foreign or program != OURS)
         head = write(project, revisions(project) if callable(revisions) else revisions)
-        database = Database(server.set(database=where).render_as_string(hide_password=False))
+        database = Database(server.render_as_string(hide_password=False))
         database.create()
         try:
             yield Place(project, database, head)
         finally:
             database.drop()
+
+
+def _project(program: str, folder: Path, url: str, foreign: bool) -> Project:
+    if not foreign:
+        return Project.of_ours(folder, url)
+    project = Project.of_alembic(folder, "async", url)
+    return replace(project, program=OURS, environment=dict(project.environment) | {"SQL_URL": url}) if program == OURS else project
 
 
 def wait_until(reached: Callable[[], object], seconds: float = 20.0, pause: float = 0.02) -> bool:
