@@ -12,12 +12,11 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from benchmarks.faults import Outcome, accidents, files, generated, joined, kills, locks, network, signals, upgraders
-from benchmarks.faults.databases import LABELS, MARIADB, POSTGRESQL, SERVERS, SQLITE, Database
+from benchmarks.faults.databases import LABELS, POSTGRESQL, SERVERS, SQLITE, Database
 from benchmarks.faults.places import ALEMBIC
 from benchmarks.measure import markdown, setting
 from benchmarks.projects import OURS
@@ -80,9 +79,10 @@ def _of_files() -> Iterator[Case]:
 
 
 def _of_servers(kind: str) -> Iterator[Case]:
-    for trouble, points in (("reset", 12), ("delay", 1), ("silence", 3)):
+    troubles: dict[network.Trouble, int] = {"reset": 12, "delay": 1, "silence": 3}
+    for trouble, points in troubles.items():
         run = partial(network.disturbed, kind=kind, trouble=trouble, points=points)
-        yield Case(f"network {trouble}: an end within a minute, no half state", kind, run)  # type: ignore[arg-type]
+        yield Case(f"network {trouble}: an end within a minute, no half state", kind, run)
     yield Case("no revision begins without the lock", kind, partial(locks.lock_lost, kind=kind), only_ours=True)
     if kind == POSTGRESQL:
         yield Case("readers wait no longer than lock_timeout + 1 s", kind, locks.read_while_altered)

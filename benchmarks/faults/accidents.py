@@ -56,13 +56,13 @@ def statement_before_configure(program: str, kind: str, *, foreign: bool = True)
         )
         if not foreign:
             bad = f"from alembic import context\n{_EARLY}{good}"
-        tries = ((UP, [here.head]), (("stamp", ORDERS.name), [ORDERS.name]), (DOWN, []))
+        tries: tuple[tuple[tuple[str, ...], list[str]], ...] = ((UP, [here.head]), (("stamp", ORDERS.name), [ORDERS.name]), (DOWN, []))
         return joined(_asked(here, words, target, good, bad) for words, target in tries)
 
 
 def _asked(here: Place, words: tuple[str, ...], target: list[str], good: str, bad: str) -> Outcome:
     env = here.folder / "migrations" / "env.py"
-    here.database.create()
+    here.database.clear()
     env.write_text(good)
     here.must("upgrade", "head" if words == DOWN else CUSTOMERS.name)
     env.write_text(bad)
@@ -90,7 +90,7 @@ def looked_at(program: str, kind: str) -> Outcome:
     with place(program, kind, SHOP) as here:
         outcome = Outcome()
         for words in _LOOKING:
-            here.database.create()
+            here.database.clear()
             done = here.run(*words)
             made = here.database.file.exists() if kind == SQLITE else bool(here.database.snapshot())
             outcome += Outcome.of([f"{' '.join(words)} wrote to the database: {done}"] if made else [])

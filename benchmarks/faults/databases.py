@@ -44,10 +44,18 @@ class Database:
         return Path(make_url(self.url).database or "")
 
     def create(self) -> None:
-        """Make it, empty, whatever there was. On SQLite, an empty database is no file."""
-        self.drop()
+        """Make it, empty. On SQLite, an empty database is no file."""
         if self.kind != SQLITE:
             self._maintain(f"CREATE DATABASE {self._name}")
+
+    def clear(self) -> None:
+        """Make it empty again, whoever has it open. PostgreSQL would write a checkpoint for a database that is dropped."""
+        if self.kind == POSTGRESQL:
+            others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            self.execute(others, "DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
+        else:
+            self.drop()
+            self.create()
 
     def drop(self) -> None:
         """Take it away."""

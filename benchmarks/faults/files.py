@@ -31,7 +31,7 @@ def disk_full(program: str, *, step: int = 1) -> Outcome:
         wanted, whole = here.database.snapshot(), here.database.file.stat().st_size
         outcome = Outcome()
         for size in range(0, whole + _PAGE, step * _PAGE // 2):
-            here.database.create()
+            here.database.clear()
             done = here.run(*UP, faults=[partial(child.fill_the_disk, size)])
             told = f"no room beyond {size} bytes"
             failures = _bad_end(here, done, wanted, told)

@@ -43,7 +43,7 @@ def _tries(here: Place, words: tuple[str, ...], wanted: Snapshot, step: int) -> 
 
 
 def _begin(here: Place, words: tuple[str, ...]) -> None:
-    here.database.create()
+    here.database.clear()
     if words == DOWN:
         here.must(*UP)
 

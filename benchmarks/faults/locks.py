@@ -33,7 +33,7 @@ def lock_lost(program: str, kind: str) -> Outcome:
         end.touch()
         here.must(*UP)
         wanted = here.database.snapshot()
-        here.database.create()
+        here.database.clear()
         (here.folder / "wait.begun").unlink()
         end.unlink()
         running = here.start(*UP)
@@ -61,7 +61,7 @@ def read_while_altered(program: str) -> Outcome:
             ini.write_text(ini.read_text().replace("[fininfra_db]\n", f"[fininfra_db]\nddl_lock_timeout = {DDL_LOCK_TIMEOUT}\n"))
         here.must(*UP)
         wanted = here.database.snapshot()
-        here.database.create()
+        here.database.clear()
         here.must("upgrade", ORDERS.name)
         running = here.start(*UP)
         # The reader is there before a forked child gets as far as its first statement.

@@ -17,7 +17,7 @@ from benchmarks.faults.kills import UP, recovered
 from benchmarks.faults.places import Place, place
 from benchmarks.projects import OURS
 
-Trouble = Literal["reset", "silence", "delay", None]
+Trouble = Literal["reset", "silence", "delay"]
 
 LONGEST: Final = 60.0
 """Seconds after which a run on a silent network must have ended."""
@@ -33,12 +33,12 @@ class Proxy:
         self._loop = asyncio.new_event_loop()
         self._over = asyncio.Event()
         self._open: set[asyncio.StreamWriter] = set()
-        self._trouble: Trouble = None
+        self._trouble: Trouble | None = None
         self._after = 0
         self.passed = 0
         self.port = 0
 
-    def begin(self, trouble: Trouble, after: int = 0) -> None:
+    def begin(self, trouble: Trouble | None, after: int = 0) -> None:
         """Reset what is open, and count from now on."""
 
         async def begin() -> None:
@@ -115,13 +115,13 @@ def proxy(kind: str) -> Iterator[Proxy]:
 def disturbed(program: str, kind: str, trouble: Trouble, points: int = 1) -> Outcome:
     """Run an upgrade with trouble at ``points`` places, evenly spread over the bytes of an undisturbed run, and then without."""
     query = {"connect_timeout": "3"} if program == OURS else {}  # asyncpg itself does not take it from a URL
-    with proxy(kind) as between, place(program, kind, SHOP, port=between.port, **query) as here:
+    with proxy(kind) as between, place(program, kind, SHOP, port=between.port, query=query) as here:
         between.begin(None)
         here.must(*UP)
         total, wanted = between.passed, here.database.snapshot()
         outcome = Outcome()
         for point in range(1, points + 1):
-            here.database.create()
+            here.database.clear()
             outcome += _disturb(here, between, trouble, total * point // (points + 1), wanted)
         return outcome
 

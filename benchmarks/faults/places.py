@@ -6,7 +6,7 @@ import re
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -129,7 +129,7 @@ def place(
     *,
     foreign: bool = False,
     port: int | None = None,
-    **query: str,
+    query: Mapping[str, str] | None = None,
 ) -> Iterator[Place]:
     """A new project with these revisions, on a new and empty database of a kind.
 
@@ -140,7 +140,7 @@ def place(
         folder = Path(name) / "project"
         server = make_url(SERVERS[kind])
         server = server.set(database=str(folder / "finance.db") if kind == SQLITE else f"fininfra_faults_{uuid.uuid4().hex[:12]}")
-        url = (server.set(host="127.0.0.1", port=port) if port else server).update_query_dict(query)
+        url = (server.set(host="127.0.0.1", port=port) if port else server).update_query_dict(query or {})
         project = _project(program, folder, url.render_as_string(hide_password=False), foreign or program != OURS)
         head = write(project, revisions(project) if callable(revisions) else revisions)
         database = Database(server.render_as_string(hide_password=False))

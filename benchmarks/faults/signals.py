@@ -92,7 +92,7 @@ def _undisturbed(here: Place) -> dict[str, object]:
     (here.folder / "quick").touch()
     here.must(*UP)
     wanted = here.database.snapshot()
-    here.database.create()
+    here.database.clear()
     for name in ("quick", "begun"):
         (here.folder / name).unlink()
     return wanted

@@ -22,7 +22,7 @@ def at_once(program: str, kind: str, upgraders: int, *, rounds: int = 1) -> Outc
 
 
 def _round(here: Place, upgraders: int) -> Outcome:
-    here.database.create()
+    here.database.clear()
     together = here.barrier(upgraders)
     running = [here.start("upgrade", "head", faults=[together]) for _ in range(upgraders)]
     failures = [f"one of {upgraders}: {done}" for done in [one.wait() for one in running] if done.code != 0]
