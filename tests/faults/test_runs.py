@@ -21,7 +21,7 @@ def test_of_several_upgraders_at_once_one_migrates(kind: str, number: int, sweep
 
 @pytest.mark.parametrize("words", [kills.UP, kills.DOWN], ids=["upgrade", "downgrade"])
 def test_a_killed_run_is_carried_on(kind: str, words: tuple[str, ...], sweep: bool) -> None:
-    hold(kills.killed(OURS, kind, words, step=1 if sweep else 7))
+    hold(kills.killed(OURS, kind, words, step=1 if sweep else 9))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
