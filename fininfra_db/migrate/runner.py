@@ -308,7 +308,9 @@ async def _interrupted(project: Project, watch: "Watch") -> str:
         return f"No revision was running. {(await _state(project, watch, timeout=_ANSWER_TIMEOUT))[0]}"
     where, remains = await _state(project, watch, timeout=_ANSWER_TIMEOUT)
     done = "applied" if step.direction == "up" else "reverted"
-    return f"Revision {step.revision} ({step.message}) was being {done}. {where} {_rest(watch, remains)}"
+    needs_repair = remains and not target_of(project.settings).dialect.features.transactional_ddl
+    settle = " Before anything else is run, settle it with 'fininfra-db repair'." if needs_repair else ""
+    return f"Revision {step.revision} ({step.message}) was being {done}. {where} {_rest(watch, remains)}{settle}"
 
 
 async def _state(project: Project, watch: "Watch", *, timeout: float | None = None) -> tuple[str, bool]:

@@ -24,6 +24,8 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 DEFAULT_DIRECTORY: Final = "migrations"
+_SNAPSHOTS: Final = "*.snapshot-*"
+"""The copies of a SQLite database beside it: they hold what it held."""
 _MODELS_OPTION: Final = re.compile(r"^models[ \t]*[=:].*\n(?:[ \t]+\S.*\n)*", re.MULTILINE)
 
 
@@ -123,10 +125,11 @@ def _add_development_key(settings: Settings) -> tuple[list[Path], tuple[str, ...
 def _ignore_in_git(path: Path) -> list[Path]:
     ignore = path.parent / ".gitignore"
     lines = ignore.read_text(encoding="utf-8").splitlines() if ignore.exists() else []
-    if path.name in (line.strip().lstrip("/") for line in lines):
-        return []
-    ignore.write_text("\n".join([*lines, path.name]) + "\n", encoding="utf-8")
-    return [ignore]
+    ignored = {line.strip().lstrip("/") for line in lines}
+    new = [name for name in (path.name, _SNAPSHOTS) if name not in ignored]
+    if new:
+        ignore.write_text("\n".join([*lines, *new]) + "\n", encoding="utf-8")
+    return [ignore] if new else []
 
 
 def _write_new(path: Path, text: str) -> list[Path]:
