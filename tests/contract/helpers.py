@@ -61,3 +61,31 @@ def append_upgrade(path: Path, *statements: str) -> None:
     head, empty, rest = path.read_text(encoding="utf-8").partition("    pass\n")
     assert empty
     path.write_text(head + "".join(f"    {statement}\n" for statement in statements) + rest, encoding="utf-8")
+
+
+_FOREIGN_ENV = """
+from alembic import context
+from sqlalchemy import create_engine, pool, text
+
+config = context.config
+engine = create_engine(config.get_main_option("sqlalchemy.url"), poolclass=pool.NullPool)
+
+with engine.connect() as connection:
+    {first}
+    context.configure(connection=connection)
+    with context.begin_transaction():
+        context.run_migrations()
+"""
+
+
+def make_foreign(project: Project, *, first: str = "pass") -> None:
+    """A project of somebody else, whose ``env.py`` does something first."""
+    versions = project.root / "alembic" / "versions"
+    versions.mkdir(parents=True)
+    (project.root / "alembic.ini").write_text("[alembic]\nscript_location = %(here)s/alembic\n", encoding="utf-8")
+    (project.root / "alembic" / "env.py").write_text(_FOREIGN_ENV.format(first=first), encoding="utf-8")
+    (versions / "one.py").write_text(
+        "from alembic import op\nrevision = 'one'\ndown_revision = None\n\n\n"
+        "def upgrade():\n    op.execute('CREATE TABLE mine (id INTEGER)')\n\n\ndef downgrade():\n    op.execute('DROP TABLE mine')\n",
+        encoding="utf-8",
+    )
