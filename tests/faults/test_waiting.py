@@ -234,14 +234,7 @@ def test_a_file_needs_no_server(sqlite_project: Project) -> None:
 
 def start(project: Project, *words: str) -> subprocess.Popen[str]:
     environment = clean_environment() | project.environ | {"SQL_URL": project.url}
-    return subprocess.Popen(
-        [sys.executable, "-m", "fininfra_db", *words],
-        cwd=project.root,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return subprocess.Popen([*PROGRAM, *words], cwd=project.root, env=environment, stdout=PIPE, stderr=PIPE, text=True)
 
 
 def test_head_is_waited_for_while_another_process_migrates(project: Project) -> None:
