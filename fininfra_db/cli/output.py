@@ -55,7 +55,7 @@ class Output:
                 self.note(f"{event.revision} did not get a table's lock{blockers}. Attempt {event.attempt} in {event.seconds:.1f} s.")
 
             case BlastRadius():
-                if event != self._staked:
+                if (event.rows or event.unread) and event != self._staked:
                     self.note(f"This database holds {event}.")
             case Dropped():
                 self._err(f"Dropped before this ended: {event}.", style="yellow")

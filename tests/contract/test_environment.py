@@ -28,6 +28,7 @@ from fininfra_db.errors import (
 from fininfra_db.migrate.authoring import Draft
 from fininfra_db.migrate.guard import RESET, assess
 from fininfra_db.results import BlastRadius, Dropped, Event, Question
+from tests.cli.helpers import interrupted
 from tests.conftest import LOCAL_SERVERS, Project, clean_environment, drop_database, url_on
 from tests.contract.helpers import files_of, table_names, use_models, write_by_hand, write_module
 
@@ -479,6 +480,17 @@ async def test_a_reset_that_is_interrupted_after_the_drop_names_what_is_gone(pro
         await Database(project.settings(), observer=interrupt).reset()
     assert isinstance(told[-1], Dropped)
     assert set(told[-1].tables) == TABLES
+
+
+@pytest.mark.parametrize("words", [("-q",), ("--json",)], ids=" ".join)
+async def test_ctrl_c_after_the_drop_names_what_is_gone_on_stderr(project: Project, words: tuple[str, ...]) -> None:
+    await start(project)
+    started = project.root / "started"
+    await write_by_hand(project, "slow", f"open({str(started)!r}, 'w').close()", "__import__('time').sleep(300)")
+    done = interrupted(project, "reset", "--yes", *words, when=started)
+    assert done.returncode == 130
+    named = done.stderr.partition("Dropped before this ended: ")[2]
+    assert all(name in named for name in TABLES)
 
 
 @pytest.mark.parametrize("project", ["mysql"], indirect=True)

@@ -178,6 +178,24 @@ def test_elsewhere_the_default_is_a_sqlite_file(root: Path, name: str) -> None:
     assert not settings.is_production
 
 
+@pytest.mark.parametrize(
+    ("app_env", "environment"),
+    [("", None), ("  ", None), ("prod", "production"), (" PROD ", "production"), ("dev", "development"), ("Staging", "staging")],
+)
+def test_an_environment_has_one_spelling(root: Path, app_env: str, environment: str | None) -> None:
+    assert load(root, APP_ENV=app_env, SQL_URL="sqlite:///a.db").environment == environment
+
+
+def test_which_environments_are_protected(root: Path) -> None:
+    assert [name for name in ("production", "prod", "Production", "staging", None) if load(root).protects(name)] == [
+        "production",
+        "prod",
+        "Production",
+    ]
+    write(root / "alembic.ini", "[fininfra_db]\nprotected = Prod, staging\n")
+    assert [name for name in ("production", "staging", "development", "", None) if load(root).protects(name)] == ["production", "staging"]
+
+
 # .env.
 
 
