@@ -15,7 +15,7 @@ from sqlalchemy import make_url
 
 from fininfra_db.connections import open_connection
 from fininfra_db.errors import OptionsInvalid, ServerNotReady
-from tests.cli.helpers import CANARY, CLOSED_PORT, add_revision, add_three_revisions, database_file, document_of, set_up
+from tests.cli.helpers import CANARY, CLOSED_PORT, PROGRAM, add_revision, add_three_revisions, database_file, document_of, set_up
 from tests.conftest import LOCAL_SERVERS, Project, clean_environment, server_url
 
 on_each_server = pytest.mark.parametrize("project", LOCAL_SERVERS, indirect=True)
