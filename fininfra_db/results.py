@@ -318,7 +318,7 @@ class RevisionState:
 
 @dataclass(frozen=True, kw_only=True)
 class Status(Result):
-    """A database before a deployment. ``size`` is in bytes; None when the server does not tell.
+    """A database before a deployment. ``size`` is in bytes; None when the server does not tell. ``environment`` is its marker.
 
     ``versions`` are the rows of the version table. ``applied`` counts the edited ones in. ``unfinished`` are runs that ended
     in the middle, ``holder`` is who holds the migration lock now.

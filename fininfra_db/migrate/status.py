@@ -12,6 +12,7 @@ from fininfra_db.migrate.config import Project
 from fininfra_db.migrate.history import History
 from fininfra_db.migrate.journal import DONE, RUNNING, SETTLED, checksum_of, read_entries
 from fininfra_db.migrate.looking import find_heads, find_pending, find_unknown
+from fininfra_db.migrate.marker import read_marker
 from fininfra_db.migrate.runner import read_versions
 from fininfra_db.results import Applied, Entry, Finding, Holder, Revisions, RevisionState, Status
 
@@ -28,6 +29,7 @@ class _Seen:
 
     server: str
     size: int | None
+    environment: str | None
     entries: tuple[Entry, ...]
     holder: Holder | None
 
@@ -44,6 +46,7 @@ async def status(project: Project) -> Status:
         database=target.dialect.describe(target.url),
         server=seen.server,
         size=seen.size,
+        environment=seen.environment,
         versions=versions,
         heads=history.heads,
         applied=_named(revisions, APPLIED, EDITED),
@@ -67,6 +70,7 @@ def _look(connection: Connection, dialect: Dialect) -> _Seen:
     return _Seen(
         server=dialect.server_version(connection),
         size=dialect.size(connection),
+        environment=read_marker(connection),
         entries=read_entries(connection),
         holder=dialect.lock_holder(connection),
     )

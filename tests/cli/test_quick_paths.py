@@ -32,7 +32,7 @@ def imported(project: Project, *words: str) -> set[str]:
     return set(done.stderr.splitlines()[-1].split())
 
 
-@pytest.mark.parametrize("words", [["current"], ["upgrade"], ["upgrade", "heads"]], ids=" ".join)
+@pytest.mark.parametrize("words", [["current"], ["upgrade"], ["upgrade", "heads"], ["status"], ["wait", "--for", "head"]], ids=" ".join)
 async def test_nothing_to_do_loads_neither_alembic_nor_the_orm(sqlite_project: Project, words: list[str]) -> None:
     await sqlite_project.database().setup_and_migrate()
     assert not HEAVY & imported(sqlite_project, *words)

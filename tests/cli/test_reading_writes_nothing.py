@@ -34,6 +34,12 @@ READING = (
     "snapshot list",
     "check",
     "check --json",
+    "history -v",
+    "status",
+    "status --json",
+    "wait",
+    "wait --for head",
+    "environment show",
 )
 WRITES_CACHES = {"PYTHONDONTWRITEBYTECODE": ""}
 """As on a user's machine: Python itself may write what it compiles."""
@@ -94,8 +100,8 @@ def test_the_log_of_a_running_application_is_left_as_it_is(at_head: Project, lin
 
 def test_no_file_is_made_where_none_is(at_head: Project) -> None:
     database_file(at_head).unlink()
-    lines = ("current", "history -i", "show current", "check", "history")
-    assert list(looked_at(at_head, *lines).values()) == [6, 6, 6, 6, 0]
+    lines = ("current", "history -i", "show current", "check", "status", "wait --for head --timeout 0", "history", "history -v", "wait")
+    assert list(looked_at(at_head, *lines).values()) == [6, 6, 6, 6, 6, 3, 0, 0, 0]
     assert not database_file(at_head).exists()
 
 
@@ -109,9 +115,11 @@ def test_no_version_table_is_made_on_an_empty_server(project: Project) -> None:
     set_up(project)
     assert project.run("downgrade", "base", "-q").returncode == 0
     run_sql(project, "DROP TABLE alembic_version")
-    done = side_by_side(project, ("current", "current --check-heads", "history -i", "show current", "check", "upgrade --sql"))
-    assert [run.returncode for run in done.values()] == [0, 3, 0, 0, 3, 0]
-    assert tables_in(project) == set()
+    before = tables_in(project)
+    done = side_by_side(project, ("current", "current --check-heads", "history -i", "show current", "check", "upgrade --sql", "status"))
+    assert [run.returncode for run in done.values()] == [0, 3, 0, 0, 3, 0, 3]
+    assert tables_in(project) == before
+    assert "alembic_version" not in before
 
 
 # A database ahead of the checkout.

@@ -67,11 +67,7 @@ SUCCEEDS = {
 }
 """What each command needs to succeed in a project at head."""
 
-<<<<<<< HEAD
-NEEDED = {"downgrade": "base", "environment set": "staging", "merge": "heads", "stamp": "head"}
-=======
-NEEDED = {"downgrade": "base", "merge": "heads", "snapshot restore": SNAPSHOT, "stamp": "head"}
->>>>>>> w/a
+NEEDED = {"downgrade": "base", "environment set": "staging", "merge": "heads", "snapshot restore": SNAPSHOT, "stamp": "head"}
 """What must be said for the command line to be complete."""
 
 

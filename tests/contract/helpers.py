@@ -99,3 +99,31 @@ def another_process(path: Path, *statements: str) -> Iterator["subprocess.Popen[
 def release(process: "subprocess.Popen[str]") -> None:
     """Let ``another_process`` go."""
     process.communicate("\n" if process.poll() is None else None)
+
+
+_FOREIGN_ENV = """
+from alembic import context
+from sqlalchemy import create_engine, pool, text
+
+config = context.config
+engine = create_engine(config.get_main_option("sqlalchemy.url"), poolclass=pool.NullPool)
+
+with engine.connect() as connection:
+    {first}
+    context.configure(connection=connection)
+    with context.begin_transaction():
+        context.run_migrations()
+"""
+
+
+def make_foreign(project: Project, *, first: str = "pass") -> None:
+    """A project of somebody else, whose ``env.py`` does something first."""
+    versions = project.root / "alembic" / "versions"
+    versions.mkdir(parents=True)
+    (project.root / "alembic.ini").write_text("[alembic]\nscript_location = %(here)s/alembic\n", encoding="utf-8")
+    (project.root / "alembic" / "env.py").write_text(_FOREIGN_ENV.format(first=first), encoding="utf-8")
+    (versions / "one.py").write_text(
+        "from alembic import op\nrevision = 'one'\ndown_revision = None\n\n\n"
+        "def upgrade():\n    op.execute('CREATE TABLE mine (id INTEGER)')\n\n\ndef downgrade():\n    op.execute('DROP TABLE mine')\n",
+        encoding="utf-8",
+    )

@@ -10,7 +10,7 @@ from fininfra_db.connections import open_connection, read
 from fininfra_db.errors import EnvironmentFailed
 from tests.cli.helpers import add_three_revisions, commands, document_of, set_up, side_by_side, traces
 from tests.conftest import LOCAL_SERVERS, Project
-from tests.contract.helpers import create_empty_database, table_names
+from tests.contract.helpers import create_empty_database, make_foreign, table_names
 
 READ_ONLY = r"(?i)read-?\s?only"
 WRITES = (
@@ -53,20 +53,6 @@ FINGERPRINTS = {
 }
 """What a server knows of a database: each table, with the transaction or the time that changed it last."""
 
-ENV = """
-from alembic import context
-from sqlalchemy import create_engine, pool, text
-
-config = context.config
-engine = create_engine(config.get_main_option("sqlalchemy.url"), poolclass=pool.NullPool)
-
-with engine.connect() as connection:
-    {first}
-    context.configure(connection=connection)
-    with context.begin_transaction():
-        context.run_migrations()
-"""
-
 
 @pytest.fixture
 async def kept(project: Project) -> Project:
@@ -95,19 +81,6 @@ async def test_a_write_on_a_connection_for_reading_fails(kept: Project, statemen
                 await connection.run_sync(attempt)
     assert await kept.rows("SELECT * FROM kept") == [(1,)]
     assert await table_names(kept) == {"kept"}
-
-
-def make_foreign(project: Project, *, first: str = "pass") -> None:
-    """A project of somebody else, whose ``env.py`` does something first."""
-    versions = project.root / "alembic" / "versions"
-    versions.mkdir(parents=True)
-    (project.root / "alembic.ini").write_text("[alembic]\nscript_location = %(here)s/alembic\n", encoding="utf-8")
-    (project.root / "alembic" / "env.py").write_text(ENV.format(first=first), encoding="utf-8")
-    (versions / "one.py").write_text(
-        "from alembic import op\nrevision = 'one'\ndown_revision = None\n\n\n"
-        "def upgrade():\n    op.execute('CREATE TABLE mine (id INTEGER)')\n\n\ndef downgrade():\n    op.execute('DROP TABLE mine')\n",
-        encoding="utf-8",
-    )
 
 
 @pytest.mark.parametrize("write", ["INSERT INTO kept VALUES (2)", "CREATE TABLE made (id INTEGER)"])
