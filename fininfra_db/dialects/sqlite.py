@@ -3,7 +3,7 @@
 import os
 import sqlite3
 import tempfile
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -71,14 +71,10 @@ class SqliteDialect(Dialect):
         keys are off: a batch rebuild drops the old table, which with them on would delete every row below it. A seed and a
         migration take the write lock as they begin, and wait for it in a way that can be interrupted.
         """
-        foreign_keys = "OFF" if purpose == "migration" else "ON"
 
         @event.listens_for(engine, "connect")
         def set_up(dbapi_connection: Any, _record: Any) -> None:
-            dbapi_connection.isolation_level = None
-            cursor = dbapi_connection.cursor()
-            cursor.execute(f"PRAGMA foreign_keys={foreign_keys}")
-            cursor.close()
+            self.set_up_session(dbapi_connection, url, purpose, options)
 
         if purpose == "application":
 
@@ -87,13 +83,38 @@ class SqliteDialect(Dialect):
                 self.look_before_connecting(url, "application")
 
         if purpose in ("seeding", "migration"):
-            _hold_the_write_lock(engine, options.lock_timeout)
+            for moment, hook in self.writing_hooks(purpose, options).items():
+                event.listen(engine, moment, hook)
         else:
 
             @event.listens_for(engine, "begin")
             def begin(connection: Connection) -> None:
                 mode = connection.get_execution_options().get("sqlite_begin", "DEFERRED")
                 connection.exec_driver_sql(f"BEGIN {mode}")
+
+    def set_up_session(self, dbapi_connection: Any, url: URL, purpose: Purpose, options: SessionOptions) -> None:
+        dbapi_connection.isolation_level = None
+        cursor = dbapi_connection.cursor()
+        cursor.execute(f"PRAGMA foreign_keys={'OFF' if purpose == 'migration' else 'ON'}")
+        cursor.close()
+
+    def writing_hooks(self, purpose: Purpose, options: SessionOptions) -> Mapping[str, Callable[[Connection], None]]:
+        """Each transaction takes the write lock as it begins, and is as patient at its commit.
+
+        An ``env.py`` may have turned foreign keys on for its engine; a migration turns them off at the last moment.
+        """
+
+        def begin(connection: Connection) -> None:
+            if purpose == "migration":
+                connection.exec_driver_sql("PRAGMA foreign_keys=OFF")
+            execute_patiently(connection, "BEGIN IMMEDIATE", options.lock_timeout)
+
+        def commit(connection: Connection) -> None:
+            """The driver's own commit comes next and finds nothing to do."""
+            if connection.connection.driver_connection.in_transaction:  # type: ignore[union-attr]
+                execute_patiently(connection, COMMIT, options.lock_timeout)
+
+        return {"begin": begin, "commit": commit}
 
     def look_before_connecting(self, url: URL, purpose: Purpose) -> None:
         """SQLite would create a missing file and take an empty one for a new database; a typing error must not do that."""
@@ -222,20 +243,6 @@ class SqliteDialect(Dialect):
 
     def restore_snapshot(self, url: URL, name: str, timeout: float) -> Restored:
         return in_thread(lambda stop: sqlite_snapshots.restore(file_of(url).resolve(), name, timeout, stop))
-
-
-def _hold_the_write_lock(engine: Engine, timeout: float) -> None:
-    """Have each transaction take the write lock as it begins, waiting up to ``timeout`` seconds, and as patient at its commit."""
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        execute_patiently(connection, "BEGIN IMMEDIATE", timeout)
-
-    @event.listens_for(engine, "commit")
-    def commit(connection: Connection) -> None:
-        """The driver's own commit comes next and finds nothing to do."""
-        if connection.connection.driver_connection.in_transaction:  # type: ignore[union-attr]
-            execute_patiently(connection, COMMIT, timeout)
 
 
 def _place(new: Path, path: Path) -> None:

@@ -36,6 +36,7 @@ from fininfra_db.migrate.enums import MAKES_TYPES
 from fininfra_db.migrate.foreign import connecting_as_ours
 from fininfra_db.migrate.lookup import alembic_errors, missing_revision
 from fininfra_db.migrate.losses import deletions_stated_by
+from fininfra_db.migrate.project_lock import project_lock
 from fininfra_db.migrate.rendering import render_item
 from fininfra_db.migrate.thread import run_in_thread
 from fininfra_db.migrate.watch import Watch
@@ -241,6 +242,8 @@ async def _in_foreign_environment(
     One that starts none makes a synchronous engine from our asynchronous URL: it runs inside a greenlet, where
     SQLAlchemy's asynchronous drivers can be waited for. A connection of ours was made before, though ``env.py`` makes its
     own: a database that cannot be reached is reported in our words, and a SQLite file is never left half made.
+
+    It commits each revision by itself on SQLite, where the write lock ends with the transaction: so the project is locked too.
     """
 
     def run_here() -> None:
@@ -250,7 +253,10 @@ async def _in_foreign_environment(
             else:
                 asyncio.run(greenlet_spawn(_run, config, scripts, work, options))
 
-    await run_in_thread(run_here, target_of(project.settings))
+    target, settings = target_of(project.settings), project.settings
+    alone = purpose == "migration" and not target.dialect.features.has_server
+    async with project_lock(settings.project_root, settings.lock_timeout) if alone else nullcontext():
+        await run_in_thread(run_here, target)
 
 
 def _with_connection(config: Config, connection: Connection) -> Config:
