@@ -439,9 +439,17 @@ async def test_their_migration_waits_no_longer_than_ours(project: Project, templ
     assert [(name, int(setting)) for name, setting in await project.rows("SELECT name, setting FROM told")] == [("lock_timeout", 7000)]
 
 
-SHOP = (
-    "op.create_table('shop_{0}', sa.Column('id', sa.Integer(), primary_key=True))\n    op.execute('INSERT INTO shop_{0} (id) VALUES (1)')"
-)
+SHOP = "op.create_table('shop_{0}', sa.Column('id', sa.Integer(), primary_key=True))\n    op.execute('INSERT INTO shop_{0} VALUES (1)')"
+WITH_FOREIGN_KEYS = """
+from sqlalchemy import Engine, event
+
+
+@event.listens_for(Engine, "connect")
+def turn_foreign_keys_on(connection, _record):
+    connection.cursor().execute("PRAGMA foreign_keys=ON")
+
+
+target_metadata ="""
 
 
 def add_revisions(project: Project, count: int, more: str = "") -> None:
