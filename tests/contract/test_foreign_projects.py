@@ -449,7 +449,7 @@ def turn_foreign_keys_on(connection, _record):
     connection.cursor().execute("PRAGMA foreign_keys=ON")
 
 
-target_metadata ="""
+config = context.config"""
 
 
 def add_revisions(project: Project, count: int, more: str = "") -> None:
@@ -490,7 +490,7 @@ async def test_a_killed_run_of_a_foreign_project_on_sqlite_is_carried_on(sqlite_
 @each_kind
 async def test_a_rebuild_in_a_foreign_project_keeps_the_rows_below(sqlite_project: Project, templates: Path, template: str) -> None:
     make_foreign(sqlite_project, templates, template)
-    edit_env(sqlite_project, "(?m)^target_metadata =", WITH_FOREIGN_KEYS)
+    edit_env(sqlite_project, "(?m)^config = context.config", WITH_FOREIGN_KEYS)
     await create_empty_database(sqlite_project)
     await sqlite_project.execute(
         "CREATE TABLE parents (id INTEGER PRIMARY KEY, name VARCHAR(10))",
