@@ -21,7 +21,7 @@ from fininfra_db.dialects.base import ConnectionOpener, Dialect, Features, Purpo
 from fininfra_db.dialects.locks import HeldLock
 from fininfra_db.dialects.sessions import DEFAULTS, SessionOptions
 from fininfra_db.dialects.sqlite_files import MAGIC, file_of, is_closed_wal, is_file, read_start
-from fininfra_db.dialects.sqlite_lock import COMMIT, blocker, execute_patiently, path_of, writer
+from fininfra_db.dialects.sqlite_lock import hold_the_write_lock, reader, writer
 from fininfra_db.dialects.threads import in_thread
 from fininfra_db.errors import ConfigurationError, DatabaseMissing, DatabaseUnreachable, FininfraDbError, UrlInvalid
 from fininfra_db.results import Holder, Observer, Restored, Snapshot
@@ -87,7 +87,7 @@ class SqliteDialect(Dialect):
                 self.look_before_connecting(url, "application")
 
         if purpose in ("seeding", "migration"):
-            _hold_the_write_lock(engine, options.lock_timeout)
+            hold_the_write_lock(engine, options.lock_timeout)
         else:
 
             @event.listens_for(engine, "begin")
@@ -158,7 +158,7 @@ class SqliteDialect(Dialect):
         if not isinstance(error, DatabaseError):
             return None
         if "database is locked" in str(error.orig):
-            return self.lock_not_obtained(url, blocker(url, error.statement))
+            return self.lock_not_obtained(url, writer(url) if error.statement else reader(url))  # a commit is no statement
         if any(words in str(error.orig) for words in ("malformed", "not a database")):
             return DatabaseUnreachable(f"{self.describe(url)} is damaged: {first_line(error)}.", _BRING_BACK)
         return None
@@ -190,8 +190,7 @@ class SqliteDialect(Dialect):
 
     def lock_holder(self, connection: Connection) -> Holder | None:
         """Told by Linux only; elsewhere None, though somebody may hold it."""
-        path = path_of(connection.engine.url)
-        return writer(path) if path is not None else None
+        return writer(connection.engine.url)
 
     def interrupt(self, connection: Any, url: URL) -> None:
         """The driver runs a statement in a thread of its own, and to close its connection would wait for the end of it.
@@ -222,20 +221,6 @@ class SqliteDialect(Dialect):
 
     def restore_snapshot(self, url: URL, name: str, timeout: float) -> Restored:
         return in_thread(lambda stop: sqlite_snapshots.restore(file_of(url).resolve(), name, timeout, stop))
-
-
-def _hold_the_write_lock(engine: Engine, timeout: float) -> None:
-    """Have each transaction take the write lock as it begins, waiting up to ``timeout`` seconds, and as patient at its commit."""
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        execute_patiently(connection, "BEGIN IMMEDIATE", timeout)
-
-    @event.listens_for(engine, "commit")
-    def commit(connection: Connection) -> None:
-        """The driver's own commit comes next and finds nothing to do."""
-        if connection.connection.driver_connection.in_transaction:  # type: ignore[union-attr]
-            execute_patiently(connection, COMMIT, timeout)
 
 
 def _place(new: Path, path: Path) -> None:
