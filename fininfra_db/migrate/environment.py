@@ -74,7 +74,7 @@ async def execute(
         scripts = scripts or load_scripts(config)
         async with open_connection(project.settings, purpose) as connection:
             if project.is_ours:
-                await connection.execution_options(observer=observer)
+                connection.info["observer"] = observer
                 await connection.run_sync(lambda sync: _run(_with_connection(config, sync), scripts, work, options))
             else:
                 await _in_foreign_environment(project, config, scripts, work, options, purpose, only_looking)
