@@ -56,7 +56,9 @@ SUCCEEDS = {
     "setup-and-migrate": (),
     "show": ("head",),
     "stamp": ("head",),
+    "status": (),
     "upgrade": ("head",),
+    "wait": (),
 }
 """What each command needs to succeed in a project at head."""
 
