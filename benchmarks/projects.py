@@ -21,7 +21,8 @@ OURS: Final = "fininfra-db"
 _SCRIPTS: Final = Path(sys.executable).parent
 _SERVER: Final = os.environ.get("FININFRA_TEST_POSTGRESQL_URL") or "postgresql+asyncpg://postgres@127.0.0.1:5432/postgres"
 _SETTINGS: Final = ("SQL_URL", "DATABASE_URL", "PROJECT_ROOT", "APP_ENV", "FININFRA_", "PYTHON")
-_ENVIRONMENT: Final = {name: value for name, value in os.environ.items() if not name.startswith(_SETTINGS)}
+_ENVIRONMENT: Final = {name: value for name, value in os.environ.items() if name == "PYTHONPATH" or not name.startswith(_SETTINGS)}
+"""The surroundings of both programs: without what would reach into a project, and with the tree that is being worked on."""
 
 _REVISION: Final = '''"""create table {table}
 

@@ -4,7 +4,7 @@ Library code raises these and never prints. Each class carries a stable ``code``
 that the command line ends with, and each instance a ``hint``: the next thing to do.
 
 Exit codes: 1 failed, 2 usage or configuration, 3 a check found work, 4 refused or needs confirmation,
-5 lock not obtained, 6 cannot connect.
+5 lock not obtained, 6 cannot connect, 130 interrupted.
 """
 
 from typing import ClassVar
@@ -279,3 +279,13 @@ class WrongDatabaseName(Refused):
     """The name given to confirm with is not that of the database."""
 
     code = "wrong-database-name"
+
+
+# Interruptions.
+
+
+class Interrupted(FininfraDbError):
+    """A signal ended the run before it was done. The command line exits with 128 plus the number of the signal."""
+
+    code = "interrupted"
+    exit_code = 130

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -69,7 +70,7 @@ class Output:
     def result(self, result: Result) -> None:
         """The answer of a command that did what it was asked for."""
         if self.invocation.json:
-            self._document(not result.findings, result, result.findings[0] if result.findings else None)
+            print(self._document(not result.findings, result, result.findings[0] if result.findings else None))
             return
         shown = view(result, verbose=self.invocation.verbose)
         if shown.is_answer or not self.invocation.quiet:
@@ -82,9 +83,19 @@ class Output:
     def error(self, error: FininfraDbError) -> None:
         """A command that did not do what it was asked for."""
         if self.invocation.json:
-            self._document(False, None, Finding(error.code, error.message, error.hint))
+            print(self._error_text(error))
         else:
-            self._err(_with_hint(f"Error: {error.message}", error.hint), style="red")
+            self._err(self._error_text(error), style="red")
+
+    def last_words(self, error: FininfraDbError) -> None:
+        """The same, while anything may be half printed: past the buffers of the streams."""
+        with suppress(OSError):
+            os.write(1 if self.invocation.json else 2, f"{self._error_text(error)}\n".encode(errors="backslashreplace"))
+
+    def _error_text(self, error: FininfraDbError) -> str:
+        if self.invocation.json:
+            return self._document(False, None, Finding(error.code, error.message, error.hint))
+        return self.redact(_with_hint(f"Error: {error.message}", error.hint))
 
     def redact(self, text: str) -> str:
         """``text`` without the secrets of this run's settings; as long as there are none, of the command line and the environment."""
@@ -92,7 +103,7 @@ class Output:
             return self.settings.redact(text)
         return redact(text, secrets_of(os.environ) | secrets_of_url(self.invocation.sql_url or ""))
 
-    def _document(self, ok: bool, result: Result | None, error: Finding | None) -> None:
+    def _document(self, ok: bool, result: Result | None, error: Finding | None) -> str:
         """What is said is redacted; what was asked for is exact, since a password may be a word that is the name of a table."""
         document = {
             "ok": ok,
@@ -101,7 +112,7 @@ class Output:
             "result": None if result is None else self._said_redacted(dataclasses.asdict(result)),
             "error": None if error is None else self._said_redacted(dataclasses.asdict(error)),
         }
-        print(json.dumps(document, default=_plain, ensure_ascii=False))
+        return json.dumps(document, default=_plain, ensure_ascii=False)
 
     def _said_redacted(self, value: Any, name: str = "") -> Any:
         """A document with the texts that are said in it, wherever they stand, without secrets."""
@@ -125,7 +136,7 @@ class Output:
 def usage_error(command: str, message: str) -> None:
     """The JSON of a command line that could not be parsed, when it asked for JSON."""
     output = Output(Invocation(command=command, json=True))
-    output._document(False, None, Finding("usage", message, f"See 'fininfra-db {command} --help'.".replace("  ", " ")))
+    print(output._document(False, None, Finding("usage", message, f"See 'fininfra-db {command} --help'.".replace("  ", " "))))
 
 
 def is_fancy(stream: TextIO) -> bool:

@@ -1,7 +1,6 @@
 """From an invocation to an exit code: the one boundary where errors become text."""
 
 import os
-import signal
 import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
@@ -13,7 +12,8 @@ from fininfra_db.cli import logs
 from fininfra_db.cli.asking import Asking
 from fininfra_db.cli.options import Invocation
 from fininfra_db.cli.output import Output
-from fininfra_db.errors import ConfigurationError, DatabaseFailed, FininfraDbError
+from fininfra_db.cli.signals import Signals
+from fininfra_db.errors import ConfigurationError, DatabaseFailed, FininfraDbError, Interrupted
 from fininfra_db.results import Result
 from fininfra_db.settings import Settings, load_settings
 
@@ -24,22 +24,21 @@ R = TypeVar("R", bound=Result)
 Operation = Callable[["Database"], Coroutine[Any, Any, Result]]
 
 _FOUND_WORK = 3
-_INTERRUPTED = 130
+_AFTER_INTERRUPTION = "'fininfra-db current' shows where the database is; run the command again to go on."
+_WHAT_REMAINS = "Each statement that was not committed was rolled back; MySQL and MariaDB commit DDL at once."
 
 
 def perform(ctx: typer.Context, operation: Operation, *, yes: bool = False) -> None:
     """Run one operation and end the process with its exit code. ``yes`` answers a plain question in advance."""
 
-    def work(output: Output) -> Result:
+    def work(output: Output) -> Coroutine[Any, Any, Result]:
         settings = _settings(ctx.obj)
         output.settings = settings
         output.database = _describe(settings.direct)
         output.target()
-        import asyncio
-
         from fininfra_db.database import Database
 
-        return asyncio.run(operation(Database(settings, observer=output.event, confirm=Asking(output, yes=yes))))
+        return operation(Database(settings, observer=output.event, confirm=Asking(output, yes=yes)))
 
     answer(ctx, work)
 
@@ -50,32 +49,24 @@ def look(ctx: typer.Context, operation: Operation) -> None:
     perform(ctx, operation)
 
 
-def answer(ctx: typer.Context, work: Callable[[Output], Result]) -> None:
-    """Print what ``work`` returns or raises, and end the process with its exit code."""
+def answer(ctx: typer.Context, work: Callable[[Output], Result | Coroutine[Any, Any, Result]]) -> None:
+    """Print what ``work`` returns or raises, or the coroutine that it returns, and end the process with its exit code."""
     invocation: Invocation = ctx.obj
     output = Output(invocation)
     logs.configure(output.redact, verbose=invocation.verbose)
-    signal.signal(signal.SIGINT, _interrupt)
+    signals = Signals(lambda message: output.last_words(Interrupted(message, _AFTER_INTERRUPTION)))
+    signals.listen()
     try:
-        result = work(output)
+        done = work(output)
+        result = done if isinstance(done, Result) else signals.run(done)
+        signals.speak()
         _print(output, result)
-    except FininfraDbError as error:
-        raise typer.Exit(_fail(output, error, error)) from None
-    except KeyboardInterrupt as error:
-        interrupted = FininfraDbError(
-            "Interrupted. Each statement that was not committed was rolled back; MySQL and MariaDB commit DDL at once.",
-            "Run 'fininfra-db current' to see where the database is.",
-        )
-        _fail(output, interrupted, error)
-        raise typer.Exit(_INTERRUPTED) from None
-    except (Exception, SystemExit) as error:  # the last boundary: what nobody foresaw is still one message and no secret
-        raise typer.Exit(_fail(output, _unforeseen(error), error)) from None
+    except (Exception, KeyboardInterrupt, SystemExit) as error:  # the last boundary: whatever it is, it is one message and no secret
+        signals.speak()
+        shown = _in_words(error, interrupted=signals.received is not None)
+        _fail(output, shown, error)
+        raise typer.Exit(128 + signals.received if signals.received else shown.exit_code) from None
     raise typer.Exit(_FOUND_WORK if result.findings else 0)
-
-
-def _interrupt(*_: object) -> None:
-    """End what runs now. asyncio's own handler waits for it, and a revision's Python code may run for hours."""
-    raise KeyboardInterrupt
 
 
 def _print(output: Output, result: Result) -> None:
@@ -102,7 +93,13 @@ def _describe(settings: Settings) -> dict[str, str] | None:
     return {"dialect": target.dialect.name, "url": target.display, "source": target.source}
 
 
-def _unforeseen(error: BaseException) -> FininfraDbError:
+def _in_words(error: BaseException, *, interrupted: bool) -> FininfraDbError:
+    """What ended the work, as an error of this package."""
+    if isinstance(error, KeyboardInterrupt) or interrupted:
+        notes = getattr(error, "__notes__", None) or ([str(error)] if isinstance(error, FininfraDbError) else [_WHAT_REMAINS])
+        return Interrupted(f"Interrupted. {' '.join(notes)}", _AFTER_INTERRUPTION)
+    if isinstance(error, FininfraDbError):
+        return error
     from sqlalchemy.exc import SQLAlchemyError
 
     from fininfra_db.dialects.base import first_line
@@ -113,8 +110,7 @@ def _unforeseen(error: BaseException) -> FininfraDbError:
     return FininfraDbError(f"{type(error).__name__}: {first_line(error)}", hint)
 
 
-def _fail(output: Output, shown: FininfraDbError, error: BaseException) -> int:
+def _fail(output: Output, shown: FininfraDbError, error: BaseException) -> None:
     output.error(shown)
     if output.invocation.debug:
         logs.print_traceback(error, output.redact)
-    return shown.exit_code

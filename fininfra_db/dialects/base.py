@@ -148,11 +148,22 @@ class Dialect:
         """
         return {}
 
+    def writing_hooks(self, purpose: Purpose, options: SessionOptions) -> Mapping[str, Callable[[Connection], None]]:
+        """What makes a connection of a migration hold the write lock of its database, by the event of ``Engine`` at which it is called."""
+        return {}
+
     def look_before_connecting(self, url: URL, purpose: Purpose) -> None:
         """Raise ``DatabaseUnreachable`` for a place where no database can be; a server tells by itself."""
 
     def make_room(self, url: URL, purpose: Purpose) -> None:
         """Make a file for a database that is about to be written, where a database is a file."""
+
+    def interrupt(self, connection: Any, url: URL) -> None:
+        """End the statement that a connection may still run, because its run was interrupted.
+
+        ``connection`` is SQLAlchemy's adapter of the driver's, and is closed next. Called within ``greenlet_spawn``. Drivers
+        that end a statement when its task is cancelled need nothing.
+        """
 
     def offline(self, url: URL) -> SqlalchemyDialect:
         """SQLAlchemy's dialect for rendering SQL without a connection and without a driver."""

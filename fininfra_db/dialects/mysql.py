@@ -11,8 +11,10 @@ from hashlib import sha256
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import URL, Connection, Engine, event, inspect, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
+from sqlalchemy.util import await_only, greenlet_spawn
 
 from fininfra_db.dialects.base import ConnectionOpener, Dialect, Features, Purpose
 from fininfra_db.dialects.blockers import in_words
@@ -46,6 +48,8 @@ _LONGEST_IDLE: Final = 2_147_483
 """The most seconds that ``wait_timeout`` takes on every platform."""
 _LONGEST_WAIT: Final = 31_536_000
 """The most seconds that ``lock_wait_timeout`` and ``max_statement_time`` take."""
+_KILL_TIMEOUT: Final = 1.5
+"""Seconds to wait for the server to end an interrupted statement."""
 
 
 class MysqlDialect(Dialect):
@@ -95,6 +99,17 @@ class MysqlDialect(Dialect):
 
     def reading_hooks(self) -> Mapping[str, Callable[[Connection], None]]:
         return {"begin": _begin_read_only}
+
+    def interrupt(self, connection: Any, url: URL) -> None:
+        """The server notices a closed connection only when the statement ends, so it is told on another one."""
+        thread = connection.driver_connection.thread_id()
+        await_only(asyncio.wait_for(greenlet_spawn(self._kill, url, thread), _KILL_TIMEOUT))
+
+    def _kill(self, url: URL, thread: int) -> None:
+        place, arguments = self.engine_arguments(url, "maintenance")
+        engine = create_engine(place, connect_args=arguments, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.exec_driver_sql(f"KILL {thread}")
 
     def says_missing(self, error: BaseException) -> bool:
         return _number(error) == _UNKNOWN_DATABASE

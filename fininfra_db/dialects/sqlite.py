@@ -3,7 +3,7 @@
 import os
 import sqlite3
 import tempfile
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -14,15 +14,17 @@ from sqlalchemy.exc import DatabaseError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql import functions, operators
 from sqlalchemy.sql.elements import Over
+from sqlalchemy.util import await_only
 
 from fininfra_db.dialects import sqlite_guard, sqlite_snapshots
 from fininfra_db.dialects.base import ConnectionOpener, Dialect, Features, Purpose, Stated, first_line
 from fininfra_db.dialects.locks import HeldLock
 from fininfra_db.dialects.sessions import DEFAULTS, SessionOptions
 from fininfra_db.dialects.sqlite_files import MAGIC, file_of, is_closed_wal, is_file, read_start
+from fininfra_db.dialects.sqlite_lock import COMMIT, blocker, execute_patiently, path_of, writer
 from fininfra_db.dialects.threads import in_thread
 from fininfra_db.errors import ConfigurationError, DatabaseMissing, DatabaseUnreachable, FininfraDbError, UrlInvalid
-from fininfra_db.results import Observer, Restored, Snapshot
+from fininfra_db.results import Holder, Observer, Restored, Snapshot
 from fininfra_db.settings import LOCK_TIMEOUT
 from fininfra_db.types import Money
 
@@ -54,10 +56,7 @@ class SqliteDialect(Dialect):
             url = url.set(database=f"file:{quote(url.database)}").update_query_dict({"mode": "ro", "uri": "true"})
         if purpose == "reading" and is_closed_wal(file_of(url)):
             url = url.update_query_dict({"immutable": "1"})
-        url, arguments = super().engine_arguments(url, purpose)
-        if purpose in ("seeding", "migration") and "timeout" not in url.query:
-            arguments["timeout"] = options.lock_timeout
-        return url, arguments
+        return super().engine_arguments(url, purpose)
 
     def driver_arguments(self, url: URL, query: Mapping[str, str], timeout: float | None) -> tuple[URL, dict[str, Any]]:
         if query.get("sslmode"):
@@ -69,17 +68,13 @@ class SqliteDialect(Dialect):
 
         sqlite3 begins a transaction before DML only, so DDL would commit by itself: the driver is set to begin none and
         every BEGIN is ours. The pragma does nothing inside a transaction, hence at connect. During a migration foreign
-        keys are off: a batch rebuild drops the old table, which with them on would delete every row below it.
+        keys are off: a batch rebuild drops the old table, which with them on would delete every row below it. A seed and a
+        migration take the write lock as they begin, and wait for it in a way that can be interrupted.
         """
-        foreign_keys = "OFF" if purpose == "migration" else "ON"
-        begin = "BEGIN IMMEDIATE" if purpose in ("seeding", "migration") else "BEGIN"
 
         @event.listens_for(engine, "connect")
         def set_up(dbapi_connection: Any, _record: Any) -> None:
-            dbapi_connection.isolation_level = None
-            cursor = dbapi_connection.cursor()
-            cursor.execute(f"PRAGMA foreign_keys={foreign_keys}")
-            cursor.close()
+            self.set_up_session(dbapi_connection, url, purpose, options)
 
         if purpose == "application":
 
@@ -87,10 +82,39 @@ class SqliteDialect(Dialect):
             def look_before_connecting(*_: Any) -> None:
                 self.look_before_connecting(url, "application")
 
-        @event.listens_for(engine, "begin")
-        def begin_for_real(connection: Connection) -> None:
-            mode = connection.get_execution_options().get("sqlite_begin")
-            connection.exec_driver_sql(f"BEGIN {mode}" if mode else begin)
+        if purpose in ("seeding", "migration"):
+            for moment, hook in self.writing_hooks(purpose, options).items():
+                event.listen(engine, moment, hook)
+        else:
+
+            @event.listens_for(engine, "begin")
+            def begin(connection: Connection) -> None:
+                mode = connection.get_execution_options().get("sqlite_begin", "DEFERRED")
+                connection.exec_driver_sql(f"BEGIN {mode}")
+
+    def set_up_session(self, dbapi_connection: Any, url: URL, purpose: Purpose, options: SessionOptions) -> None:
+        dbapi_connection.isolation_level = None
+        cursor = dbapi_connection.cursor()
+        cursor.execute(f"PRAGMA foreign_keys={'OFF' if purpose == 'migration' else 'ON'}")
+        cursor.close()
+
+    def writing_hooks(self, purpose: Purpose, options: SessionOptions) -> Mapping[str, Callable[[Connection], None]]:
+        """Each transaction takes the write lock as it begins, and is as patient at its commit.
+
+        An ``env.py`` may have turned foreign keys on for its engine; a migration turns them off at the last moment.
+        """
+
+        def begin(connection: Connection) -> None:
+            if purpose == "migration":
+                connection.exec_driver_sql("PRAGMA foreign_keys=OFF")
+            execute_patiently(connection, "BEGIN IMMEDIATE", options.lock_timeout)
+
+        def commit(connection: Connection) -> None:
+            """The driver's own commit comes next and finds nothing to do."""
+            if connection.connection.driver_connection.in_transaction:  # type: ignore[union-attr]
+                execute_patiently(connection, COMMIT, options.lock_timeout)
+
+        return {"begin": begin, "commit": commit}
 
     def look_before_connecting(self, url: URL, purpose: Purpose) -> None:
         """SQLite would create a missing file and take an empty one for a new database; a typing error must not do that."""
@@ -155,7 +179,7 @@ class SqliteDialect(Dialect):
         if not isinstance(error, DatabaseError):
             return None
         if "database is locked" in str(error.orig):
-            return self.lock_not_obtained(url)
+            return self.lock_not_obtained(url, blocker(url, error.statement))
         if any(words in str(error.orig) for words in ("malformed", "not a database")):
             return DatabaseUnreachable(f"{self.describe(url)} is damaged: {first_line(error)}.", _BRING_BACK)
         return None
@@ -184,6 +208,19 @@ class SqliteDialect(Dialect):
     ) -> AsyncIterator[HeldLock]:
         """Nothing to do: the migration's own BEGIN IMMEDIATE is the lock, and it ends with the process whatever happens."""
         yield HeldLock()
+
+    def lock_holder(self, connection: Connection) -> Holder | None:
+        """Told by Linux only; elsewhere None, though somebody may hold it."""
+        path = path_of(connection.engine.url)
+        return writer(path) if path is not None else None
+
+    def interrupt(self, connection: Any, url: URL) -> None:
+        """The driver runs a statement in a thread of its own, and to close its connection would wait for the end of it.
+
+        To close does not roll back while the statement's cursor is still there: the lock would stay until the process ends.
+        """
+        await_only(connection.driver_connection.interrupt())
+        await_only(connection.driver_connection.rollback())
 
     def guarded(self, connection: Connection, stated: Stated) -> AbstractContextManager[None]:
         return sqlite_guard.guarded(connection, stated)

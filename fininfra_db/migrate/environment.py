@@ -36,8 +36,11 @@ from fininfra_db.migrate.enums import MAKES_TYPES
 from fininfra_db.migrate.foreign import connecting_as_ours
 from fininfra_db.migrate.lookup import alembic_errors, missing_revision
 from fininfra_db.migrate.losses import deletions_stated_by
+from fininfra_db.migrate.project_lock import project_lock
 from fininfra_db.migrate.rendering import render_item
+from fininfra_db.migrate.thread import run_in_thread
 from fininfra_db.migrate.watch import Watch
+from fininfra_db.results import Observer
 from fininfra_db.settings import Settings, load_settings
 
 Work = Callable[[tuple[str, ...], MigrationContext], Iterable[Any]]
@@ -54,14 +57,15 @@ async def execute(
     config: Config | None = None,
     scripts: ScriptDirectory | None = None,
     *,
+    observer: Observer | None = None,
     only_looking: bool = False,
     **options: Any,
 ) -> None:
     """Run ``work`` in the project's environment, on a connection for ``purpose``.
 
-    ``config`` and ``scripts`` are made if they are not given. ``options`` are those of Alembic's ``EnvironmentContext``. For
-    reading, Alembic is kept from writing its version table. With ``only_looking`` a foreign ``env.py`` is kept from writing
-    anything: many make a schema first, which is fine where reading is a part of migrating.
+    ``config`` and ``scripts`` are made if they are not given. ``observer`` is told when the connection waits. ``options`` are those
+    of Alembic's ``EnvironmentContext``. For reading, Alembic is kept from writing its version table. With ``only_looking`` a
+    foreign ``env.py`` is kept from writing anything: many make a schema first, which is fine where reading is a part of migrating.
     """
     config = config or alembic_config(project)
     if purpose == "reading":
@@ -70,6 +74,7 @@ async def execute(
         scripts = scripts or load_scripts(config)
         async with open_connection(project.settings, purpose) as connection:
             if project.is_ours:
+                await connection.execution_options(observer=observer)
                 await connection.run_sync(lambda sync: _run(_with_connection(config, sync), scripts, work, options))
             else:
                 await _in_foreign_environment(project, config, scripts, work, options, purpose, only_looking)
@@ -236,6 +241,8 @@ async def _in_foreign_environment(
     One that starts none makes a synchronous engine from our asynchronous URL: it runs inside a greenlet, where
     SQLAlchemy's asynchronous drivers can be waited for. A connection of ours was made before, though ``env.py`` makes its
     own: a database that cannot be reached is reported in our words, and a SQLite file is never left half made.
+
+    It commits each revision by itself on SQLite, where the write lock ends with the transaction: so the project is locked too.
     """
 
     def run_here() -> None:
@@ -245,7 +252,10 @@ async def _in_foreign_environment(
             else:
                 asyncio.run(greenlet_spawn(_run, config, scripts, work, options))
 
-    await asyncio.to_thread(run_here)
+    target, settings = target_of(project.settings), project.settings
+    alone = purpose == "migration" and not target.dialect.features.has_server
+    async with project_lock(settings.project_root, settings.lock_timeout) if alone else nullcontext():
+        await run_in_thread(run_here, target)
 
 
 def _with_connection(config: Config, connection: Connection) -> Config:

@@ -6,6 +6,7 @@ it runs. Such a note is committed together with what came before: by the DDL sta
 the row names the one statement of which nobody knows whether it was done; what came before it is committed, and nothing after it.
 """
 
+import functools
 import getpass
 import hashlib
 import os
@@ -88,6 +89,7 @@ class Recorder:
     def watching(self, migrate: Callable[..., None]) -> Callable[..., None]:
         """``migrate``, a revision's function, with its statements counted."""
 
+        @functools.wraps(migrate)  # Alembic's log names it
         def watched(**arguments: Any) -> None:
             self._is_watching = True
             try:

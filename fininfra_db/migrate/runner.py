@@ -7,6 +7,7 @@ what the run left behind, the run failed, whatever it reported.
 Alembic is imported only when there is something to run, so that finding nothing to do is quick.
 """
 
+import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,8 @@ Plan = Callable[[tuple[str, ...]], Iterable[Any]]
 
 VERSION_TABLE = "alembic_version"
 _AHEAD_HINT = "Update the checkout to the one that made the revision, or check the database URL."
+_ANSWER_TIMEOUT = 2.0
+"""Seconds that the database may take to say where it is after a run was interrupted."""
 _STAMP_HINT = "If create-tables made the tables, tell the history so with 'fininfra-db stamp head', then run 'fininfra-db check'."
 
 
@@ -244,9 +247,12 @@ async def run_steps(
                     project,
                     watch,
                     observer,
-                    execute=lambda: _execute(project, config, scripts, plan, watch, options),
+                    execute=lambda: _execute(project, config, scripts, plan, watch, observer, options),
                     remains=lambda: _remains(project, watch),
                 )
+        except (asyncio.CancelledError, KeyboardInterrupt) as error:
+            error.add_note(await _interrupted(project, watch))
+            raise
         except FininfraDbError as error:
             if watch.running is None or isinstance(error, RevisionNotFound):
                 raise
@@ -265,7 +271,13 @@ async def run_steps(
 
 
 async def _execute(
-    project: Project, config: "Config", scripts: "ScriptDirectory", plan: Plan, watch: "Watch", options: dict[str, Any]
+    project: Project,
+    config: "Config",
+    scripts: "ScriptDirectory",
+    plan: Plan,
+    watch: "Watch",
+    observer: Observer | None,
+    options: dict[str, Any],
 ) -> None:
     from fininfra_db.migrate.environment import execute
 
@@ -275,7 +287,7 @@ async def _execute(
             watch.refuse_unfinished(context)
         return watch.follow(steps, versions, context)
 
-    await execute(project, work, "migration", config, scripts, **options)
+    await execute(project, work, "migration", config, scripts, observer=observer, **options)
 
 
 async def _render(project: Project, direction: "Direction", start: str | None, target: str, tag: str | None) -> Script:
@@ -288,19 +300,43 @@ async def _render(project: Project, direction: "Direction", start: str | None, t
     return Script(sql=sql)
 
 
+async def _interrupted(project: Project, watch: "Watch") -> str:
+    """Say what was interrupted, and what state the database is in now."""
+    watch.is_interrupted = True
+    step = watch.running
+    if step is None:
+        return f"No revision was running. {(await _state(project, watch, timeout=_ANSWER_TIMEOUT))[0]}"
+    where, remains = await _state(project, watch, timeout=_ANSWER_TIMEOUT)
+    done = "applied" if step.direction == "up" else "reverted"
+    needs_repair = remains and not target_of(project.settings).dialect.features.transactional_ddl
+    settle = " Before anything else is run, settle it with 'fininfra-db repair'." if needs_repair else ""
+    return f"Revision {step.revision} ({step.message}) was being {done}. {where} {_rest(watch, remains)}{settle}"
+
+
+async def _state(project: Project, watch: "Watch", *, timeout: float | None = None) -> tuple[str, bool]:
+    """Where the database is, by asking it for at most ``timeout`` seconds, and whether a part of the running revision is in it."""
+    remains = not watch.nothing_remains
+    try:
+        async with asyncio.timeout(timeout):
+            where = f"The database is at {_at(await read_versions(project))}."
+            return where, remains and await _remains(project, watch)
+    except (FininfraDbError, TimeoutError):
+        return "The database cannot be read now.", remains
+
+
+def _rest(watch: "Watch", remains: bool) -> str:
+    assert watch.running is not None
+    kept = f" A snapshot of before is kept: {watch.snapshot.path}" if watch.snapshot else ""
+    return f"{'A part of ' if remains else 'Nothing of '}{watch.running.revision} {'may remain' if remains else 'remains'}.{kept}"
+
+
 async def _failed(project: Project, watch: "Watch", reason: str, error: FininfraDbError | None = None) -> FininfraDbError:
-    """Say what failed, where, and what state the database is in now, by asking it."""
+    """Say what failed, where, and what state the database is in now."""
     assert watch.running is not None
     step = watch.running
     verb = "apply" if step.direction == "up" else "revert"
-    remains = not (watch.nothing_remains or isinstance(error, TableLocked))
-    try:
-        where = f"The database is at {_at(await read_versions(project))}."
-        remains = remains and await _remains(project, watch)
-    except FininfraDbError:
-        where = "The database cannot be read now."
-    kept = f" A snapshot of before is kept: {watch.snapshot.path}" if watch.snapshot else ""
-    what = f"A part of {step.revision} may remain." if remains else f"Nothing of {step.revision} remains."
+    where, remains = await _state(project, watch)
+    remains = remains and not isinstance(error, TableLocked)
     kind = type(error) if isinstance(error, LockLost | TableLocked | UnfinishedRevision) else MigrationFailed
     hint = (
         _STAMP_HINT
@@ -311,7 +347,7 @@ async def _failed(project: Project, watch: "Watch", reason: str, error: Fininfra
         else "Correct the revision, then run the command again."
     )
     return kind(
-        f"Revision {step.revision} ({step.message}) did not {verb}: {reason.rstrip('.')}. {where} {what}{kept}",
+        f"Revision {step.revision} ({step.message}) did not {verb}: {reason.rstrip('.')}. {where} {_rest(watch, remains)}",
         error.hint if isinstance(error, LockLost | TableLocked | UnfinishedRevision) else hint,
     )
 
@@ -327,9 +363,10 @@ async def _remains(project: Project, watch: "Watch") -> bool:
 async def _is_left_behind(project: Project, watch: "Watch", entry: Entry) -> bool:
     """Whether the unfinished row means that a part of the revision is in the database; if not, the row says so from now on.
 
-    The row counts what was committed. A first statement that failed has done nothing, on any database.
+    The row counts what was committed. A first statement that failed has done nothing, on any database; of one that was
+    interrupted nobody knows.
     """
-    if entry.statement > 1 or not watch.failed_at_once:
+    if entry.statement and not (entry.statement == 1 and watch.failed_at_once and not watch.is_interrupted):
         return True
     async with open_connection(project.settings, "migration") as connection:
         await connection.run_sync(lambda sync: rewrite(sync, replace(entry, outcome=FAILED)))

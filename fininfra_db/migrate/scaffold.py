@@ -3,11 +3,8 @@
 What is there already is never overwritten, so running this again writes nothing.
 """
 
-import asyncio
 import os
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Final
@@ -18,12 +15,9 @@ from fininfra_db.results import Initialized
 from fininfra_db.security import generate_key
 from fininfra_db.settings import INI_NAME, INI_SECTION, KEYS_VARIABLE, Settings
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
 DEFAULT_DIRECTORY: Final = "migrations"
+_SNAPSHOTS: Final = "*.snapshot-*"
+"""The copies of a SQLite database beside it: they hold what it held."""
 _MODELS_OPTION: Final = re.compile(r"^models[ \t]*[=:].*\n(?:[ \t]+\S.*\n)*", re.MULTILINE)
 
 
@@ -45,25 +39,6 @@ def scaffold(settings: Settings, *, directory: str = DEFAULT_DIRECTORY, models: 
             f"{error.filename} cannot be written: {error.strerror}.", "Check the permissions of the project folder."
         ) from None
     return Initialized(written=tuple(written + key_file), warnings=warning)
-
-
-@asynccontextmanager
-async def project_lock(root: Path) -> AsyncIterator[None]:
-    """Let one process at a time write the files of a project; the lock is the folder's and ends with the process."""
-    if fcntl is None:
-        yield
-        return
-    folder = os.open(root, os.O_RDONLY)
-    try:
-        while True:
-            try:
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                await asyncio.sleep(0.05)
-        yield
-    finally:
-        os.close(folder)
 
 
 def _write_ini(settings: Settings, directory: str, models: tuple[str, ...]) -> list[Path]:
@@ -123,10 +98,11 @@ def _add_development_key(settings: Settings) -> tuple[list[Path], tuple[str, ...
 def _ignore_in_git(path: Path) -> list[Path]:
     ignore = path.parent / ".gitignore"
     lines = ignore.read_text(encoding="utf-8").splitlines() if ignore.exists() else []
-    if path.name in (line.strip().lstrip("/") for line in lines):
-        return []
-    ignore.write_text("\n".join([*lines, path.name]) + "\n", encoding="utf-8")
-    return [ignore]
+    ignored = {line.strip().lstrip("/") for line in lines}
+    new = [name for name in (path.name, _SNAPSHOTS) if name not in ignored]
+    if new:
+        ignore.write_text("\n".join([*lines, *new]) + "\n", encoding="utf-8")
+    return [ignore] if new else []
 
 
 def _write_new(path: Path, text: str) -> list[Path]:

@@ -48,6 +48,7 @@ class Watch:
         self._keeps_snapshot = keeps_snapshot
         self.steps: list[Step] = []
         self.running: Step | None = None
+        self.is_interrupted = False
         self.before: tuple[str, ...] = ()
         self.expected: tuple[str, ...] = ()
         self.rolls_back = True

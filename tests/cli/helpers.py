@@ -242,8 +242,8 @@ QUESTIONS = (b"[y/N]: ", b"Type the name of the database to go on: ")
 """How the screen ends when the program waits for an answer."""
 
 
-def on_terminal(project: Project, *words: str, typed: str = "", **environ: str) -> OnTerminal:
-    """Run on a terminal of its own, 100 columns wide; ``typed`` is typed when the program asks something."""
+def on_terminal(project: Project, *words: str, typed: str = "", sent: int = 0, **environ: str) -> OnTerminal:
+    """Run on a terminal of its own, 100 columns wide; ``typed`` is typed, or the signal ``sent``, when the program asks something."""
     environment = {name: value for name, value in clean_environment().items() if name not in ("NO_COLOR", "COLUMNS", "TERM")}
     environment |= project.environ | {"SQL_URL": project.url, "TERM": "xterm-256color"} | environ
     terminal, end = pty.openpty()
@@ -256,10 +256,12 @@ def on_terminal(project: Project, *words: str, typed: str = "", **environ: str) 
     deadline = time.monotonic() + 60
     while read := _read(terminal, deadline):
         screen += read
-        if typed and screen.endswith(QUESTIONS):
+        if (typed or sent) and screen.endswith(QUESTIONS):
             time.sleep(0.3)  # as a person would: input() does not see a Ctrl-C that comes with its prompt
             os.write(terminal, typed.encode())
-            typed = ""
+            if sent:
+                process.send_signal(sent)
+            typed, sent = "", 0
     os.close(terminal)
     process.wait(timeout=60)
     return OnTerminal(process.returncode, screen.decode().replace("\r\n", "\n"))

@@ -31,6 +31,7 @@ READING = (
     "heads",
     "show",
     "show current",
+    "snapshot list",
     "check",
     "check --json",
     "history -v",

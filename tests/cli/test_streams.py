@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import sqlite3
 import subprocess
 from contextlib import closing
@@ -26,6 +27,7 @@ from tests.cli.helpers import (
     add_revision,
     add_three_revisions,
     commands,
+    database_file,
     document_of,
     on_terminal,
     set_up,
@@ -36,6 +38,9 @@ from tests.cli.helpers import (
 from tests.conftest import Project, clean_environment
 
 ESCAPE = "\x1b"
+
+SNAPSHOT = "20261122T084400.000Z-873e0a8abbd9"
+"""A copy of the database that each project has."""
 
 SUCCEEDS = {
     "check": (),
@@ -55,6 +60,8 @@ SUCCEEDS = {
     "seed": (),
     "setup-and-migrate": (),
     "show": ("head",),
+    "snapshot list": (),
+    "snapshot restore": (SNAPSHOT, "--yes"),
     "stamp": ("head",),
     "status": (),
     "upgrade": ("head",),
@@ -62,7 +69,7 @@ SUCCEEDS = {
 }
 """What each command needs to succeed in a project at head."""
 
-NEEDED = {"downgrade": "base", "environment set": "staging", "merge": "heads", "stamp": "head"}
+NEEDED = {"downgrade": "base", "environment set": "staging", "merge": "heads", "snapshot restore": SNAPSHOT, "stamp": "head"}
 """What must be said for the command line to be complete."""
 
 
@@ -81,6 +88,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, key: str) -> dict[str, Run]:
 
     def run(command: str) -> Run:
         project = sqlite_in(elsewhere, key)
+        file = database_file(project)
+        shutil.copyfile(file, file.with_name(f"{file.name}.snapshot-{SNAPSHOT}"))
         env_file = project.root / "other.env"
         env_file.write_text(f"FININFRA_DB_KEYS={key}\n", encoding="utf-8")
         shared = ("-C", str(project.root), "--sql-url", project.url, "--env-file", str(env_file), "--json", "-q", "-v", "--debug")

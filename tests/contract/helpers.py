@@ -1,7 +1,11 @@
 """What the contract suites share: scratch databases, models of the test's own, revision files, and looking behind the program's back."""
 
+import subprocess
+import sys
 import textwrap
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sqlalchemy import inspect
@@ -61,6 +65,40 @@ def append_upgrade(path: Path, *statements: str) -> None:
     head, empty, rest = path.read_text(encoding="utf-8").partition("    pass\n")
     assert empty
     path.write_text(head + "".join(f"    {statement}\n" for statement in statements) + rest, encoding="utf-8")
+
+
+_OTHER_PROCESS = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+for statement in sys.argv[2:]:
+    connection.execute(statement).fetchall()
+print("ready", flush=True)
+sys.stdin.readline()
+connection.close()
+"""
+
+
+@contextmanager
+def another_process(path: Path, *statements: str) -> Iterator["subprocess.Popen[str]"]:
+    """A process that runs ``statements`` on a SQLite file and stays where it is. A line on its stdin ends it."""
+    with subprocess.Popen(
+        [sys.executable, "-c", _OTHER_PROCESS, str(path), *statements],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n", "the statements failed"
+        try:
+            yield process
+        finally:
+            release(process)
+
+
+def release(process: "subprocess.Popen[str]") -> None:
+    """Let ``another_process`` go."""
+    process.communicate("\n" if process.poll() is None else None)
 
 
 _FOREIGN_ENV = """
