@@ -23,12 +23,12 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine
 from sqlalchemy.engine.mock import MockConnection
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.util import greenlet_spawn
 
 from fininfra_db.connections import migration_lock, open_connection
 from fininfra_db.dialects import Dialect, dialect_of, target_of
-from fininfra_db.dialects.base import Purpose, first_line
+from fininfra_db.dialects.base import Purpose
+from fininfra_db.dialects.wording import in_words
 from fininfra_db.errors import EnvironmentFailed, FininfraDbError, RevisionBroken
 from fininfra_db.migrate.config import Project, alembic_config, load_metadata
 from fininfra_db.migrate.drift import comparison_options
@@ -215,9 +215,8 @@ def _run(config: Config, scripts: ScriptDirectory, work: Work, options: dict[str
             line = _line_of(Path(scripts.env_py_location), error)
             if line is None:
                 raise
-            reason = first_line(error) if isinstance(error, SQLAlchemyError) else f"{type(error).__name__}: {error}"
             raise EnvironmentFailed(
-                f"env.py failed in line {line} ({scripts.env_py_location}): {reason.rstrip('.')}.",
+                f"env.py failed in line {line} ({scripts.env_py_location}): {in_words(error).rstrip('.')}.",
                 "Correct the line. It runs for each command that asks Alembic; those that only look refuse whatever writes.",
             ) from error
 
@@ -285,5 +284,5 @@ def _broken(error: BaseException, scripts: ScriptDirectory) -> RevisionBroken:
     culprits = [name for name in files if any(name.startswith(folder) for folder in folders)]
     where = f"The revision file {Path(culprits[-1]).name}" if culprits else "The history of revisions"
     return RevisionBroken(
-        f"{where} does not load: {type(error).__name__}: {error}. Nothing was run.", f"Correct {culprits[-1] if culprits else 'it'}."
+        f"{where} does not load: {in_words(error).rstrip('.')}. Nothing was run.", f"Correct {culprits[-1] if culprits else 'it'}."
     )
