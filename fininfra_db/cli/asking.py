@@ -9,7 +9,7 @@ import typer
 
 from fininfra_db.cli.output import Output
 from fininfra_db.errors import ConfirmationRequired, Refused
-from fininfra_db.results import Question
+from fininfra_db.events import Question
 
 
 class Asking:

@@ -34,7 +34,8 @@ from fininfra_db.errors import (
     SnapshotsUnsupported,
     UrlInvalid,
 )
-from fininfra_db.results import Holder, Observer, Restored, Snapshot
+from fininfra_db.events import Holder, Observer, Snapshot
+from fininfra_db.results import Restored
 from fininfra_db.settings import LOCK_TIMEOUT
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from sqlalchemy import URL
 from sqlalchemy.util import await_only
 
 from fininfra_db.errors import LockLost
-from fininfra_db.results import Observer, Waiting
+from fininfra_db.events import Observer, Waiting
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection

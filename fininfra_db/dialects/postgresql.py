@@ -17,7 +17,7 @@ from fininfra_db.dialects.online import OnlineDdl
 from fininfra_db.dialects.sessions import DEFAULTS, SessionOptions, application_name, milliseconds, run_on
 from fininfra_db.dialects.tls import Tls, tls_of
 from fininfra_db.errors import DatabaseUnreachable, LockUnsafe, UrlInvalid
-from fininfra_db.results import Holder
+from fininfra_db.events import Holder
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection

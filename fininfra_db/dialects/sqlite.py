@@ -24,7 +24,8 @@ from fininfra_db.dialects.sqlite_files import MAGIC, file_of, is_closed_wal, is_
 from fininfra_db.dialects.sqlite_lock import begin_patiently, commit_patiently, reader, writer
 from fininfra_db.dialects.threads import in_thread
 from fininfra_db.errors import ConfigurationError, DatabaseMissing, DatabaseUnreachable, FininfraDbError, UrlInvalid
-from fininfra_db.results import Holder, Observer, Restored, Snapshot
+from fininfra_db.events import Holder, Observer, Snapshot
+from fininfra_db.results import Restored
 from fininfra_db.settings import LOCK_TIMEOUT
 from fininfra_db.types import Money
 

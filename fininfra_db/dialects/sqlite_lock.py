@@ -22,7 +22,7 @@ from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util import await_only
 
 from fininfra_db.dialects.sqlite_files import file_of
-from fininfra_db.results import Holder, Observer, Waiting
+from fininfra_db.events import Holder, Observer, Waiting
 
 _RESERVED: Final = 0x40000001
 _SHARED: Final = 0x40000002

@@ -26,11 +26,12 @@ from fininfra_db.errors import (
     TableLocked,
     UnfinishedRevision,
 )
+from fininfra_db.events import Observer
 from fininfra_db.migrate.config import Project
 from fininfra_db.migrate.history import History
 from fininfra_db.migrate.journal import FAILED, read_unfinished, rewrite
 from fininfra_db.migrate.retry import reason_of, run_patiently
-from fininfra_db.results import Entry, Migrated, Observer, Script, Stamped
+from fininfra_db.results import Entry, Migrated, Script, Stamped
 
 if TYPE_CHECKING:
     from alembic.config import Config

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from fininfra_db.dialects import Dialect
 from fininfra_db.dialects.locks import HeldLock
 from fininfra_db.errors import UnfinishedRevision
+from fininfra_db.events import Observer, Snapshot, Step
 from fininfra_db.migrate import journal
 from fininfra_db.migrate.history import read_header
 from fininfra_db.migrate.recorder import Recorder
-from fininfra_db.results import Entry, Observer, Snapshot, Step
+from fininfra_db.results import Entry
 
 if TYPE_CHECKING:
     from alembic.runtime.migration import MigrationContext

@@ -17,7 +17,7 @@ from fininfra_db.connections import open_connection
 from fininfra_db.database import Database
 from fininfra_db.dialects import target_of
 from fininfra_db.errors import LockNotObtained
-from fininfra_db.results import Event, Holder, Step, Waiting
+from fininfra_db.events import Event, Holder, Step, Waiting
 from fininfra_db.session import get_async_session, get_engine
 from tests.conftest import Project
 from tests.contract.helpers import another_process, create_empty_database, release, table_names, write_by_hand
