@@ -10,7 +10,8 @@ from fininfra_db.events import Observer
 from fininfra_db.migrate.config import Project, alembic_config
 from fininfra_db.migrate.environment import load_scripts
 from fininfra_db.migrate.journal import SETTLED, read_unfinished, rewrite
-from fininfra_db.migrate.runner import read_state, refuse_unknown, run_steps
+from fininfra_db.migrate.runner import run_steps
+from fininfra_db.migrate.state import read_state, refuse_unknown
 from fininfra_db.migrate.watch import Resume
 from fininfra_db.results import Entry, Repaired
 

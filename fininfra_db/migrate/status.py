@@ -14,7 +14,7 @@ from fininfra_db.migrate.history import History
 from fininfra_db.migrate.journal import DONE, RUNNING, SETTLED, checksum_of, read_entries
 from fininfra_db.migrate.looking import find_heads, find_pending, find_unknown
 from fininfra_db.migrate.marker import read_marker
-from fininfra_db.migrate.runner import read_versions
+from fininfra_db.migrate.state import read_versions
 from fininfra_db.results import Applied, Entry, Finding, Revisions, RevisionState, Status
 
 APPLIED = "applied"
