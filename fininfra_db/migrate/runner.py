@@ -8,7 +8,7 @@ Alembic is imported only when there is something to run, so that finding nothing
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from sqlalchemy import Connection, inspect, text
 
 from fininfra_db.connections import migration_lock, open_connection, read
 from fininfra_db.dialects import target_of
+from fininfra_db.dialects.locks import HeldLock
 from fininfra_db.errors import (
     DatabaseAhead,
     FininfraDbError,
@@ -238,36 +239,43 @@ async def run_steps(
     """Run the steps of ``plan`` under the lock. The database must be where they lead when it is asked afterwards."""
     from fininfra_db.migrate.watch import Watch
 
-    dialect = target_of(project.settings).dialect
-    async with migration_lock(project.settings, observer) as lock:
-        watch = Watch(dialect, lock, observer=observer, resume=resume, keeps_snapshot=not project.settings.no_snapshot)
-        try:
-            async with lock.kept():
-                await run_patiently(
-                    project,
-                    watch,
-                    observer,
-                    execute=lambda: _execute(project, config, scripts, plan, watch, observer, options),
-                    remains=lambda: _remains(project, watch),
-                )
-        except (asyncio.CancelledError, KeyboardInterrupt) as error:
+    watch = None
+    try:
+        async with migration_lock(project.settings, observer) as lock:
+            dialect = target_of(project.settings).dialect
+            watch = Watch(dialect, lock, observer=observer, resume=resume, keeps_snapshot=not project.settings.no_snapshot)
+            await _run_watched(project, watch, lock, observer, lambda: _execute(project, config, scripts, plan, watch, observer, options))
+            after = await read_versions(project)
+    except (asyncio.CancelledError, KeyboardInterrupt) as error:
+        if watch is None:
             error.add_note(await _interrupted(project, watch))
-            raise
-        except FininfraDbError as error:
-            if watch.running is None or isinstance(error, RevisionNotFound):
-                raise
-            raise await _failed(project, watch, error.message, error) from error
-        except Exception as error:  # a revision is the user's code, which may raise anything
-            if watch.running is None:
-                raise
-            raise await _failed(project, watch, reason_of(project, error)) from error
-        after = await read_versions(project)
+        raise
     if set(after) != set(watch.expected):
         raise MigrationFailed(
             f"The run ended without an error, but the database is at {_at(after)} and not at {_at(watch.expected)}: it was not committed.",
             "Look for a statement that env.py runs on the connection before context.configure().",
         )
     return Migrated(before=watch.before, after=after, steps=tuple(watch.steps), snapshot=watch.snapshot)
+
+
+async def _run_watched(
+    project: Project, watch: "Watch", lock: HeldLock, observer: Observer | None, execute: Callable[[], Awaitable[None]]
+) -> None:
+    """Run the steps while the lock is kept. A revision that does not run to its end is named, with what is in the database now."""
+    try:
+        async with lock.kept():
+            await run_patiently(project, watch, observer, execute=execute, remains=lambda: _remains(project, watch))
+    except (asyncio.CancelledError, KeyboardInterrupt) as error:
+        error.add_note(await _interrupted(project, watch))
+        raise
+    except FininfraDbError as error:
+        if watch.running is None or isinstance(error, RevisionNotFound):
+            raise
+        raise await _failed(project, watch, error.message, error) from error
+    except Exception as error:  # a revision is the user's code, which may raise anything
+        if watch.running is None:
+            raise
+        raise await _failed(project, watch, reason_of(project, error)) from error
 
 
 async def _execute(
@@ -300,26 +308,27 @@ async def _render(project: Project, direction: "Direction", start: str | None, t
     return Script(sql=sql)
 
 
-async def _interrupted(project: Project, watch: "Watch") -> str:
-    """Say what was interrupted, and what state the database is in now."""
-    watch.is_interrupted = True
-    step = watch.running
-    if step is None:
-        return f"No revision was running. {(await _state(project, watch, timeout=_ANSWER_TIMEOUT))[0]}"
+async def _interrupted(project: Project, watch: "Watch | None") -> str:
+    """Say what was interrupted, and what state the database is in now. Without ``watch`` the lock was still waited for."""
+    if watch is not None:
+        watch.is_interrupted = True
     where, remains = await _state(project, watch, timeout=_ANSWER_TIMEOUT)
+    step = watch.running if watch is not None else None
+    if watch is None or step is None:
+        return f"No revision was running. {where}"
     done = "applied" if step.direction == "up" else "reverted"
     needs_repair = remains and not target_of(project.settings).dialect.features.transactional_ddl
     settle = " Before anything else is run, settle it with 'fininfra-db repair'." if needs_repair else ""
     return f"Revision {step.revision} ({step.message}) was being {done}. {where} {_rest(watch, remains)}{settle}"
 
 
-async def _state(project: Project, watch: "Watch", *, timeout: float | None = None) -> tuple[str, bool]:
+async def _state(project: Project, watch: "Watch | None", *, timeout: float | None = None) -> tuple[str, bool]:
     """Where the database is, by asking it for at most ``timeout`` seconds, and whether a part of the running revision is in it."""
-    remains = not watch.nothing_remains
+    remains = watch is not None and not watch.nothing_remains
     try:
         async with asyncio.timeout(timeout):
             where = f"The database is at {_at(await read_versions(project))}."
-            return where, remains and await _remains(project, watch)
+            return where, watch is not None and remains and await _remains(project, watch)
     except (FininfraDbError, TimeoutError):
         return "The database cannot be read now.", remains
 
