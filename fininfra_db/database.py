@@ -15,7 +15,8 @@ from fininfra_db.dialects import target_of
 from fininfra_db.errors import OptionsInvalid, ProjectNotFound
 from fininfra_db.migrate import runner
 from fininfra_db.migrate.config import Project, alembic_options, find_project, load_metadata
-from fininfra_db.migrate.scaffold import DEFAULT_DIRECTORY, project_lock, scaffold
+from fininfra_db.migrate.project_lock import project_lock
+from fininfra_db.migrate.scaffold import DEFAULT_DIRECTORY, scaffold
 from fininfra_db.results import (
     BlastRadius,
     Checked,

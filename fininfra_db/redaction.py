@@ -16,7 +16,7 @@ _SECRET_NAMES: Final = re.compile(r"passw|pwd|passphrase|secret|token|credential
 """What an option of a URL is called whose value is a secret or holds one."""
 
 _ASSIGNMENT: Final = re.compile(
-    rf"[\w.]*(?:{_SECRET_NAMES.pattern})[\w.]*\s*(?:=|\s)\s*(?P<value>'[^']*'|\"[^\"]*\"|[^\s;&]+)", re.IGNORECASE
+    rf"[\w.]*(?:{_SECRET_NAMES.pattern})[\w.]*\s*(?:=|\s)\s*(?P<value>'[^']*'|\"[^\"]*\"|(?:\\.|\S)+)", re.IGNORECASE
 )
 """``name=value`` inside the value of an option, as in ``options=-c my.password=value``."""
 
@@ -48,9 +48,9 @@ def secrets_of_url(url: str) -> frozenset[str]:
     login = re.match(r"[^:/]*://[^:/]*:(?P<rest>.*)", url, re.DOTALL)
     rest = login["rest"] if login else ""
     found = {rest[: at.start()] for at in re.finditer("@", rest)}
-    for option in re.finditer(r"[?&](?P<name>[^=&?]+)=(?P<value>[^&]*)", url):
+    for option in re.finditer(r"[?&](?P<name>[^=&?]+)=(?P<value>[^&]*(?:&[^&=]*(?=&|$))*)", url):
         if is_secret_option(option["name"]):
-            found.add(option["value"])
+            found |= {option["value"], *option["value"].split("&")}  # a bare '&' in a password, and where the URL's parser cuts it
         found |= {inner["value"].strip("'\"") for inner in _ASSIGNMENT.finditer(unquote_plus(option["value"]))}
     return frozenset(found)
 

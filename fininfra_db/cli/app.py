@@ -3,7 +3,6 @@
 import gc
 import io
 import sys
-from itertools import groupby
 from typing import Annotated, Any
 
 import typer
@@ -31,8 +30,11 @@ class Group(TyperGroup):
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         commands = [command for name in self.list_commands(ctx) if (command := self.get_command(ctx, name)) and not command.hidden]
         width = formatter.width - 6 - max(len(command.name or "") for command in commands)
-        for panel, listed in groupby(commands, key=lambda command: getattr(command, "rich_help_panel", None)):
-            with formatter.section(panel or "Commands"):
+        panels: dict[str, list[Any]] = {}
+        for command in commands:
+            panels.setdefault(getattr(command, "rich_help_panel", None) or "Commands", []).append(command)
+        for panel, listed in panels.items():
+            with formatter.section(panel):
                 formatter.write_dl([(command.name or "", command.get_short_help_str(width)) for command in listed])
 
     def invoke(self, ctx: Any) -> Any:

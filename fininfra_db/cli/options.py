@@ -12,7 +12,6 @@ import typer
 from typer.core import TyperCommand
 
 from fininfra_db.errors import FininfraDbError
-from fininfra_db.redaction import without_logins
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -136,7 +135,6 @@ class Command(TyperCommand):
         try:
             return super().parse_args(ctx, _relative_last(args, self._options_with_value()))
         except typer.TyperException as error:
-            error.message = without_logins(error.message)
             if getattr(error, "ctx", ctx) is None:  # the parser forgets it, and without it nobody could say which command this is
                 error.ctx = ctx  # type: ignore[attr-defined]
             raise

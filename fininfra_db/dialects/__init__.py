@@ -48,7 +48,7 @@ def target_of(settings: Settings) -> Target:
     if url is None:
         raise UrlInvalid(f"The database URL ({settings.sql_url_source}) cannot be parsed.", _SHAPE)
     dialect = dialect_of(url.get_backend_name())
-    if dialect.features.has_server and _ends_in_doubt(settings.sql_url, url):
+    if (dialect.features.has_server or url.password) and _ends_in_doubt(settings.sql_url, url):
         raise UrlInvalid(f"The password in the database URL ({settings.sql_url_source}) holds an '@' that is not percent-encoded.", _SHAPE)
     if dialect.features.has_server and not url.database:
         raise UrlInvalid(f"The database URL ({settings.sql_url_source}) names no database.", _SHAPE)

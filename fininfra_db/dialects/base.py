@@ -148,6 +148,10 @@ class Dialect:
         """
         return {}
 
+    def writing_hooks(self, purpose: Purpose, options: SessionOptions) -> Mapping[str, Callable[[Connection], None]]:
+        """What makes a connection of a migration hold the write lock of its database, by the event of ``Engine`` at which it is called."""
+        return {}
+
     def look_before_connecting(self, url: URL, purpose: Purpose) -> None:
         """Raise ``DatabaseUnreachable`` for a place where no database can be; a server tells by itself."""
 

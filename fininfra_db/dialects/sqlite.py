@@ -3,7 +3,7 @@
 import os
 import sqlite3
 import tempfile
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -21,7 +21,7 @@ from fininfra_db.dialects.base import ConnectionOpener, Dialect, Features, Purpo
 from fininfra_db.dialects.locks import HeldLock
 from fininfra_db.dialects.sessions import DEFAULTS, SessionOptions
 from fininfra_db.dialects.sqlite_files import MAGIC, file_of, is_closed_wal, is_file, read_start
-from fininfra_db.dialects.sqlite_lock import hold_the_write_lock, reader, writer
+from fininfra_db.dialects.sqlite_lock import begin_patiently, commit_patiently, reader, writer
 from fininfra_db.dialects.threads import in_thread
 from fininfra_db.errors import ConfigurationError, DatabaseMissing, DatabaseUnreachable, FininfraDbError, UrlInvalid
 from fininfra_db.results import Holder, Observer, Restored, Snapshot
@@ -71,14 +71,10 @@ class SqliteDialect(Dialect):
         keys are off: a batch rebuild drops the old table, which with them on would delete every row below it. A seed and a
         migration take the write lock as they begin, and wait for it in a way that can be interrupted.
         """
-        foreign_keys = "OFF" if purpose == "migration" else "ON"
 
         @event.listens_for(engine, "connect")
         def set_up(dbapi_connection: Any, _record: Any) -> None:
-            dbapi_connection.isolation_level = None
-            cursor = dbapi_connection.cursor()
-            cursor.execute(f"PRAGMA foreign_keys={foreign_keys}")
-            cursor.close()
+            self.set_up_session(dbapi_connection, url, purpose, options)
 
         if purpose == "application":
 
@@ -87,13 +83,34 @@ class SqliteDialect(Dialect):
                 self.look_before_connecting(url, "application")
 
         if purpose in ("seeding", "migration"):
-            hold_the_write_lock(engine, options.lock_timeout)
+            for moment, hook in self.writing_hooks(purpose, options).items():
+                event.listen(engine, moment, hook)
+            commit_patiently(engine, options.lock_timeout)
         else:
 
             @event.listens_for(engine, "begin")
             def begin(connection: Connection) -> None:
                 mode = connection.get_execution_options().get("sqlite_begin", "DEFERRED")
                 connection.exec_driver_sql(f"BEGIN {mode}")
+
+    def set_up_session(self, dbapi_connection: Any, url: URL, purpose: Purpose, options: SessionOptions) -> None:
+        dbapi_connection.isolation_level = None
+        cursor = dbapi_connection.cursor()
+        cursor.execute(f"PRAGMA foreign_keys={'OFF' if purpose == 'migration' else 'ON'}")
+        cursor.close()
+
+    def writing_hooks(self, purpose: Purpose, options: SessionOptions) -> Mapping[str, Callable[[Connection], None]]:
+        """Each transaction takes the write lock as it begins.
+
+        An ``env.py`` may have turned foreign keys on for its engine; a migration turns them off at the last moment.
+        """
+
+        def begin(connection: Connection) -> None:
+            if purpose == "migration":
+                connection.exec_driver_sql("PRAGMA foreign_keys=OFF")
+            begin_patiently(connection, options.lock_timeout)
+
+        return {"begin": begin}
 
     def look_before_connecting(self, url: URL, purpose: Purpose) -> None:
         """SQLite would create a missing file and take an empty one for a new database; a typing error must not do that."""

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import URL, Connection, Engine, event
+from sqlalchemy import URL, Connection, Engine
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util import await_only
@@ -36,22 +36,24 @@ _START: Final = 19
 """Where /proc/<pid>/stat says when the process started, counted from after its name (proc(5), field 22)."""
 
 
-def hold_the_write_lock(engine: Engine, timeout: float) -> None:
-    """Have each transaction take the write lock as it begins, waiting up to ``timeout`` seconds, and be as patient at its commit.
+def begin_patiently(connection: Connection, timeout: float) -> None:
+    """Begin a transaction that has the write lock, waiting up to ``timeout`` seconds for it."""
+    url = connection.engine.url
+    _try_patiently(connection.connection, lambda: connection.exec_driver_sql("BEGIN IMMEDIATE"), timeout, lambda: writer(url))
 
-    A commit that finds a reader in the way leaves its transaction as it is, so it can be tried again
-    (sqlite.org/lang_transaction.html). It is the dialect's, not one at the event: whoever listens may have statements left.
+
+def commit_patiently(engine: Engine, timeout: float) -> None:
+    """Have each commit of an engine wait up to ``timeout`` seconds for the readers that are in the way.
+
+    Such a commit leaves its transaction as it is, so it can be tried again (sqlite.org/lang_transaction.html). It is the
+    dialect's, not one at the event: whoever listens may have statements left.
     """
     commit = engine.dialect.do_commit
 
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        _try_patiently(connection.connection, lambda: connection.exec_driver_sql("BEGIN IMMEDIATE"), timeout, lambda: writer(engine.url))
-
-    def commit_patiently(dbapi_connection: PoolProxiedConnection) -> None:
+    def again_and_again(dbapi_connection: PoolProxiedConnection) -> None:
         _try_patiently(dbapi_connection, lambda: commit(dbapi_connection), timeout, lambda: reader(engine.url))
 
-    engine.dialect.do_commit = commit_patiently  # type: ignore[method-assign]
+    engine.dialect.do_commit = again_and_again  # type: ignore[method-assign]
 
 
 def _try_patiently(

@@ -35,6 +35,11 @@ def first_line(error: BaseException) -> str:
     return _without_values(line, cause) if isinstance(error, DBAPIError) else line
 
 
+def in_words(error: BaseException) -> str:
+    """An error of any kind in one line: its class, and the first line of what it says."""
+    return f"{type(error).__name__}: {first_line(error)}"
+
+
 def _without_values(line: str, cause: BaseException | None) -> str:
     sqlstate = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
     if isinstance(sqlstate, str) and sqlstate.startswith(_DATA_EXCEPTION):

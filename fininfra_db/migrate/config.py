@@ -200,6 +200,8 @@ def load_metadata(settings: Settings) -> "list[MetaData]":
 
     from sqlalchemy import MetaData
 
+    from fininfra_db.dialects.wording import in_words
+
     make_importable(settings.project_root)
     found: dict[int, MetaData] = {}
     for name in settings.models:
@@ -207,7 +209,7 @@ def load_metadata(settings: Settings) -> "list[MetaData]":
             module = import_module(name)
         except (Exception, SystemExit) as error:  # importing runs the user's code, which may raise anything and may even exit
             raise ModelsNotLoaded(
-                f"The models module {name!r} does not import: {type(error).__name__}: {error}",
+                f"The models module {name!r} does not import: {in_words(error)}",
                 f"Correct the module, or the 'models' line under [{INI_SECTION}] in {INI_NAME}.",
             ) from error
         for value in vars(module).values():

@@ -23,12 +23,12 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine
 from sqlalchemy.engine.mock import MockConnection
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.util import greenlet_spawn
 
 from fininfra_db.connections import migration_lock, open_connection
 from fininfra_db.dialects import Dialect, dialect_of, target_of
-from fininfra_db.dialects.base import Purpose, first_line
+from fininfra_db.dialects.base import Purpose
+from fininfra_db.dialects.wording import in_words
 from fininfra_db.errors import EnvironmentFailed, FininfraDbError, RevisionBroken
 from fininfra_db.migrate.config import Project, alembic_config, load_metadata
 from fininfra_db.migrate.drift import comparison_options
@@ -36,6 +36,7 @@ from fininfra_db.migrate.enums import MAKES_TYPES
 from fininfra_db.migrate.foreign import connecting_as_ours
 from fininfra_db.migrate.lookup import alembic_errors, missing_revision
 from fininfra_db.migrate.losses import deletions_stated_by
+from fininfra_db.migrate.project_lock import project_lock
 from fininfra_db.migrate.rendering import render_item
 from fininfra_db.migrate.thread import run_in_thread
 from fininfra_db.migrate.watch import Watch
@@ -214,9 +215,8 @@ def _run(config: Config, scripts: ScriptDirectory, work: Work, options: dict[str
             line = _line_of(Path(scripts.env_py_location), error)
             if line is None:
                 raise
-            reason = first_line(error) if isinstance(error, SQLAlchemyError) else f"{type(error).__name__}: {error}"
             raise EnvironmentFailed(
-                f"env.py failed in line {line} ({scripts.env_py_location}): {reason.rstrip('.')}.",
+                f"env.py failed in line {line} ({scripts.env_py_location}): {in_words(error).rstrip('.')}.",
                 "Correct the line. It runs for each command that asks Alembic; those that only look refuse whatever writes.",
             ) from error
 
@@ -241,6 +241,8 @@ async def _in_foreign_environment(
     One that starts none makes a synchronous engine from our asynchronous URL: it runs inside a greenlet, where
     SQLAlchemy's asynchronous drivers can be waited for. A connection of ours was made before, though ``env.py`` makes its
     own: a database that cannot be reached is reported in our words, and a SQLite file is never left half made.
+
+    It commits each revision by itself on SQLite, where the write lock ends with the transaction: so the project is locked too.
     """
 
     def run_here() -> None:
@@ -250,7 +252,10 @@ async def _in_foreign_environment(
             else:
                 asyncio.run(greenlet_spawn(_run, config, scripts, work, options))
 
-    await run_in_thread(run_here, target_of(project.settings))
+    target, settings = target_of(project.settings), project.settings
+    alone = purpose == "migration" and not target.dialect.features.has_server
+    async with project_lock(settings.project_root, settings.lock_timeout) if alone else nullcontext():
+        await run_in_thread(run_here, target)
 
 
 def _with_connection(config: Config, connection: Connection) -> Config:
@@ -279,5 +284,5 @@ def _broken(error: BaseException, scripts: ScriptDirectory) -> RevisionBroken:
     culprits = [name for name in files if any(name.startswith(folder) for folder in folders)]
     where = f"The revision file {Path(culprits[-1]).name}" if culprits else "The history of revisions"
     return RevisionBroken(
-        f"{where} does not load: {type(error).__name__}: {error}. Nothing was run.", f"Correct {culprits[-1] if culprits else 'it'}."
+        f"{where} does not load: {in_words(error).rstrip('.')}. Nothing was run.", f"Correct {culprits[-1] if culprits else 'it'}."
     )

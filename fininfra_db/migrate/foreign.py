@@ -1,7 +1,7 @@
 """How the engines of a foreign ``env.py`` come to connect as those of this program do."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -47,8 +47,13 @@ class _Engines:
 
     def listeners(self) -> list[tuple[str, Callable[..., Any]]]:
         """Pairs of an event of ``Engine`` and what to do then."""
-        hooks = self.target.dialect.reading_hooks().items() if self.only_looking else ()
-        return [("do_connect", self._connect), ("connect", self._set_up), *((moment, self._if_ours(hook)) for moment, hook in hooks)]
+        hooks = [(moment, self._if_ours(hook)) for moment, hook in self._hooks().items()]
+        return [("do_connect", self._connect), ("connect", self._set_up), *hooks]
+
+    def _hooks(self) -> Mapping[str, Callable[[Connection], None]]:
+        if self.only_looking:
+            return self.target.dialect.reading_hooks()
+        return self.target.dialect.writing_hooks(self.purpose, self._session) if self.purpose == "migration" else {}
 
     def _is_ours(self, dialect: SqlalchemyDialect) -> bool:
         return threading.get_ident() == self._thread and dialect.driver == self._url.get_driver_name()

@@ -3,11 +3,8 @@
 What is there already is never overwritten, so running this again writes nothing.
 """
 
-import asyncio
 import os
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Final
@@ -17,11 +14,6 @@ from fininfra_db.migrate.config import alembic_options, find_project
 from fininfra_db.results import Initialized
 from fininfra_db.security import generate_key
 from fininfra_db.settings import INI_NAME, INI_SECTION, KEYS_VARIABLE, Settings
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 DEFAULT_DIRECTORY: Final = "migrations"
 _SNAPSHOTS: Final = "*.snapshot-*"
@@ -47,25 +39,6 @@ def scaffold(settings: Settings, *, directory: str = DEFAULT_DIRECTORY, models: 
             f"{error.filename} cannot be written: {error.strerror}.", "Check the permissions of the project folder."
         ) from None
     return Initialized(written=tuple(written + key_file), warnings=warning)
-
-
-@asynccontextmanager
-async def project_lock(root: Path) -> AsyncIterator[None]:
-    """Let one process at a time write the files of a project; the lock is the folder's and ends with the process."""
-    if fcntl is None:
-        yield
-        return
-    folder = os.open(root, os.O_RDONLY)
-    try:
-        while True:
-            try:
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                await asyncio.sleep(0.05)
-        yield
-    finally:
-        os.close(folder)
 
 
 def _write_ini(settings: Settings, directory: str, models: tuple[str, ...]) -> list[Path]:

@@ -63,7 +63,9 @@ SUCCEEDS = {
     "snapshot list": (),
     "snapshot restore": (SNAPSHOT, "--yes"),
     "stamp": ("head",),
+    "status": (),
     "upgrade": ("head",),
+    "wait": (),
 }
 """What each command needs to succeed in a project at head."""
 

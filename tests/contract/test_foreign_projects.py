@@ -5,10 +5,12 @@ import logging
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -435,3 +437,73 @@ async def test_their_migration_waits_no_longer_than_ours(project: Project, templ
     await write_by_hand(project, "told", f'op.execute("CREATE TABLE told AS {tell[project.dialect]}")')
     await Database(replace(project.settings(), ddl_lock_timeout=7.0)).upgrade()
     assert [(name, int(setting)) for name, setting in await project.rows("SELECT name, setting FROM told")] == [("lock_timeout", 7000)]
+
+
+SHOP = "op.create_table('shop_{0}', sa.Column('id', sa.Integer(), primary_key=True))\n    op.execute('INSERT INTO shop_{0} VALUES (1)')"
+WITH_FOREIGN_KEYS = """
+from sqlalchemy import Engine, event
+
+
+@event.listens_for(Engine, "connect")
+def turn_foreign_keys_on(connection, _record):
+    connection.cursor().execute("PRAGMA foreign_keys=ON")
+
+
+config = context.config"""
+
+
+def add_revisions(project: Project, count: int, more: str = "") -> None:
+    """Write revisions in a row, the last of which does ``more`` in its middle."""
+    for number in range(count):
+        parent = repr(f"r{number - 1}") if number else "None"
+        made = SHOP.format(number).replace("\n", f"\n    {more}\n" if more and number == count - 1 else "\n")
+        (project.root / "alembic" / "versions" / f"r{number}.py").write_text(
+            f'"""r{number}"""\nimport os, signal\nfrom alembic import op\nimport sqlalchemy as sa\nrevision = "r{number}"\n'
+            f"down_revision = {parent}\n\n\ndef upgrade():\n    {made}\n\n\ndef downgrade():\n    op.drop_table('shop_{number}')\n",
+            encoding="utf-8",
+        )
+
+
+@each_kind
+async def test_several_upgraders_of_a_foreign_project_on_sqlite(sqlite_project: Project, templates: Path, template: str) -> None:
+    make_foreign(sqlite_project, templates, template)
+    add_revisions(sqlite_project, 5)
+    with ThreadPoolExecutor(4) as pool:
+        done = list(pool.map(lambda _: sqlite_project.run("upgrade"), range(4)))
+    assert [each.returncode for each in done] == [0] * 4, [each.stderr for each in done]
+    assert sum(each.stdout.count("applied ") for each in done) == 5
+    assert await sqlite_project.rows("SELECT version_num FROM alembic_version") == [("r4",)]
+
+
+@each_kind
+async def test_a_killed_run_of_a_foreign_project_on_sqlite_is_carried_on(sqlite_project: Project, templates: Path, template: str) -> None:
+    """Their env.py runs with its own engine, and nothing of the revision in which the process died remains all the same."""
+    make_foreign(sqlite_project, templates, template)
+    add_revisions(sqlite_project, 2, more="if os.environ.get('KILL'): os.kill(os.getpid(), signal.SIGKILL)")
+    assert sqlite_project.run("upgrade", env={"KILL": "1"}).returncode == -signal.SIGKILL
+    assert "shop_1" not in await table_names(sqlite_project)
+    done = sqlite_project.run("upgrade")
+    assert done.returncode == 0, done.stderr
+    assert await sqlite_project.rows("SELECT count(*) FROM shop_1") == [(1,)]
+
+
+@each_kind
+async def test_a_rebuild_in_a_foreign_project_keeps_the_rows_below(sqlite_project: Project, templates: Path, template: str) -> None:
+    make_foreign(sqlite_project, templates, template)
+    edit_env(sqlite_project, "(?m)^config = context.config", WITH_FOREIGN_KEYS)
+    await create_empty_database(sqlite_project)
+    await sqlite_project.execute(
+        "CREATE TABLE parents (id INTEGER PRIMARY KEY, name VARCHAR(10))",
+        "CREATE TABLE children (id INTEGER PRIMARY KEY, parent INTEGER, "
+        "CONSTRAINT fk FOREIGN KEY (parent) REFERENCES parents (id) ON DELETE CASCADE)",
+        "INSERT INTO parents VALUES (1, 'a')",
+        "INSERT INTO children VALUES (1, 1)",
+    )
+    (sqlite_project.root / "alembic" / "versions" / "wide.py").write_text(
+        'from alembic import op\nimport sqlalchemy as sa\nrevision = "wide"\ndown_revision = None\n\n\ndef upgrade():\n'
+        "    with op.batch_alter_table('parents') as batch:\n        batch.alter_column('name', type_=sa.String(99))\n",
+        encoding="utf-8",
+    )
+    done = sqlite_project.run("upgrade")
+    assert done.returncode == 0, done.stderr
+    assert await sqlite_project.rows("SELECT id FROM children") == [(1,)]
