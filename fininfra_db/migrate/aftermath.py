@@ -23,27 +23,28 @@ _ANSWER_TIMEOUT: Final = 2.0
 _STAMP_HINT: Final = "If create-tables made the tables, tell the history so with 'fininfra-db stamp head', then run 'fininfra-db check'."
 
 
-async def interrupted(project: Project, watch: "Watch") -> str:
-    """Say what was interrupted, and what state the database is in now."""
-    watch.is_interrupted = True
-    step = watch.running
-    if step is None:
-        return f"No revision was running. {(await _state(project, watch, timeout=_ANSWER_TIMEOUT))[0]}"
+async def interrupted(project: Project, watch: "Watch | None") -> str:
+    """Say what was interrupted, and what state the database is in now. Without ``watch`` the lock was still waited for."""
+    if watch is not None:
+        watch.is_interrupted = True
     where, remains = await _state(project, watch, timeout=_ANSWER_TIMEOUT)
+    step = watch.running if watch is not None else None
+    if watch is None or step is None:
+        return f"No revision was running. {where}"
     done = "applied" if step.direction == "up" else "reverted"
     needs_repair = remains and not target_of(project.settings).dialect.features.transactional_ddl
     settle = " Before anything else is run, settle it with 'fininfra-db repair'." if needs_repair else ""
     return f"Revision {step.revision} ({step.message}) was being {done}. {where} {_rest(watch, remains)}{settle}"
 
 
-async def _state(project: Project, watch: "Watch", *, timeout: float | None = None) -> tuple[str, bool]:
+async def _state(project: Project, watch: "Watch | None", *, timeout: float | None = None) -> tuple[str, bool]:
     """Where the database is, by asking it for at most ``timeout`` seconds, and whether a part of the running revision is in it."""
     try:
         async with asyncio.timeout(timeout):
             where = f"The database is at {in_words(await read_versions(project))}."
-            return where, await something_remains(project, watch)
+            return where, watch is not None and await something_remains(project, watch)
     except (FininfraDbError, TimeoutError):
-        return "The database cannot be read now.", not watch.nothing_remains
+        return "The database cannot be read now.", watch is not None and not watch.nothing_remains
 
 
 def _rest(watch: "Watch", remains: bool) -> str:

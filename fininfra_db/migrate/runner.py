@@ -8,11 +8,12 @@ Alembic is imported only when there is something to run, so that finding nothing
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from fininfra_db.connections import migration_lock
 from fininfra_db.dialects import target_of
+from fininfra_db.dialects.locks import HeldLock
 from fininfra_db.errors import (
     FininfraDbError,
     MigrationFailed,
@@ -135,30 +136,17 @@ async def run_steps(
     """Run the steps of ``plan`` under the lock. The database must be where they lead when it is asked afterwards."""
     from fininfra_db.migrate.watch import Watch
 
-    dialect = target_of(project.settings).dialect
-    async with migration_lock(project.settings, observer) as lock:
-        watch = Watch(dialect, lock, observer=observer, resume=resume, keeps_snapshot=not project.settings.no_snapshot)
-        try:
-            async with lock.kept():
-                await run_patiently(
-                    project,
-                    watch,
-                    observer,
-                    execute=lambda: _execute(project, config, scripts, plan, watch, observer, options),
-                    remains=lambda: something_remains(project, watch),
-                )
-        except (asyncio.CancelledError, KeyboardInterrupt) as error:
+    watch = None
+    try:
+        async with migration_lock(project.settings, observer) as lock:
+            dialect = target_of(project.settings).dialect
+            watch = Watch(dialect, lock, observer=observer, resume=resume, keeps_snapshot=not project.settings.no_snapshot)
+            await _run_watched(project, watch, lock, observer, lambda: _execute(project, config, scripts, plan, watch, observer, options))
+            after = await read_versions(project)
+    except (asyncio.CancelledError, KeyboardInterrupt) as error:
+        if watch is None:
             error.add_note(await interrupted(project, watch))
-            raise
-        except FininfraDbError as error:
-            if watch.running is None or isinstance(error, RevisionNotFound):
-                raise
-            raise await failed(project, watch, error.message, error) from error
-        except Exception as error:  # a revision is the user's code, which may raise anything
-            if watch.running is None:
-                raise
-            raise await failed(project, watch, reason_of(project, error)) from error
-        after = await read_versions(project)
+        raise
     if set(after) != set(watch.expected):
         raise MigrationFailed(
             f"The run ended without an error, but the database is at {in_words(after)} and not at {in_words(watch.expected)}: "
@@ -166,6 +154,26 @@ async def run_steps(
             "Look for a statement that env.py runs on the connection before context.configure().",
         )
     return Migrated(before=watch.before, after=after, steps=tuple(watch.steps), snapshot=watch.snapshot)
+
+
+async def _run_watched(
+    project: Project, watch: "Watch", lock: HeldLock, observer: Observer | None, execute: Callable[[], Awaitable[None]]
+) -> None:
+    """Run the steps while the lock is kept. A revision that does not run to its end is named, with what is in the database now."""
+    try:
+        async with lock.kept():
+            await run_patiently(project, watch, observer, execute=execute, remains=lambda: something_remains(project, watch))
+    except (asyncio.CancelledError, KeyboardInterrupt) as error:
+        error.add_note(await interrupted(project, watch))
+        raise
+    except FininfraDbError as error:
+        if watch.running is None or isinstance(error, RevisionNotFound):
+            raise
+        raise await failed(project, watch, error.message, error) from error
+    except Exception as error:  # a revision is the user's code, which may raise anything
+        if watch.running is None:
+            raise
+        raise await failed(project, watch, reason_of(project, error)) from error
 
 
 async def _execute(
