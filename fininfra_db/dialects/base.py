@@ -195,6 +195,13 @@ class Dialect(Trouble, Place):
         """Who holds the migration lock now; None when nobody does, or the database does not tell. Nothing is written."""
         return None
 
+    def wait_for_disk(self, connection: Connection, wanted: bool) -> None:
+        """Whether a commit on this connection waits until it is on the disk.
+
+        Commits reach it in their order, so of a run of many revisions only the last one has to wait: what is lost with the
+        server before that is a number of whole revisions, of a run that has not said yet that it is done.
+        """
+
     def guarded(self, connection: Connection, stated: Stated) -> AbstractContextManager[None]:
         """Look at what a migration is about to do, and at what it did before it is committed; raises to roll it back."""
         return nullcontext()
