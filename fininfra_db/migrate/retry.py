@@ -12,7 +12,7 @@ from sqlalchemy.util.concurrency import in_greenlet
 
 from fininfra_db.connections import open_connection
 from fininfra_db.dialects import target_of
-from fininfra_db.dialects.base import first_line
+from fininfra_db.dialects.wording import first_line, in_words
 from fininfra_db.errors import FininfraDbError, TableLocked
 from fininfra_db.events import Observer, Retrying
 from fininfra_db.migrate.config import Project
@@ -78,7 +78,7 @@ async def run_patiently(
 def reason_of(project: Project, error: Exception) -> str:
     """Why a revision failed, in one line, with the statement that was refused."""
     statement = getattr(error, "statement", None)
-    reason = first_line(error) if isinstance(error, DBAPIError) else f"{type(error).__name__}: {error}"
+    reason = first_line(error) if isinstance(error, DBAPIError) else in_words(error)
     return project.settings.redact(f"{reason}. Statement: {' '.join(statement.split())}" if statement else reason)
 
 
