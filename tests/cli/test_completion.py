@@ -60,7 +60,7 @@ def test_commands_are_described(project: Project, shell: str) -> None:
 
 @pytest.mark.parametrize("shell", SHELLS)
 def test_options_are_offered(project: Project, shell: str) -> None:
-    assert set(completed(shell, "fininfra-db upgrade --s", project.root)) == {"--sql", "--sql-url"}
+    assert set(completed(shell, "fininfra-db upgrade --s", project.root)) == {"--sql", "--sql-url", "--statement-timeout"}
 
 
 @pytest.mark.parametrize("shell", SHELLS)

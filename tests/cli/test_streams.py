@@ -55,6 +55,7 @@ SUCCEEDS = {
     "keys generate": (),
     "merge": ("heads", "-m", "join"),
     "migrate": (),
+    "repair": ("--resume",),
     "reset": ("--yes",),
     "revision": ("-m", "more"),
     "seed": (),
