@@ -75,19 +75,29 @@ def exit_codes() -> str:
         0: "done, or nothing to do",
         1: "failed",
         2: "usage or configuration",
-        3: "a check found work: pending revisions, drift, several heads, a database ahead of the checkout",
+        3: "a check found work: pending, edited or unfinished revisions, drift, several heads, a database ahead of the checkout",
         4: "refused, or needs a confirmation",
-        5: "lock not obtained",
+        5: "lock not obtained, lost, or worth nothing",
         6: "cannot connect",
-        130: "interrupted",
+        130: "interrupted by Ctrl-C, by a request to terminate",
     }
     names: dict[int, set[str]] = {code: set() for code in meanings}
     for value in vars(errors).values():
         if isinstance(value, type) and issubclass(value, errors.FininfraDbError):
             names[value.exit_code].add(value.code)
     names[2].add("usage")  # the command line itself; no class of the library
-    names[3] |= {"pending", "drift", "multiple-heads", "database-ahead"}  # the findings of migrate/looking.py
-    rows = [f"| {code} | {meaning} | {', '.join(f'`{name}`' for name in sorted(names[code]))} |" for code, meaning in meanings.items()]
+    names[3] |= {
+        "pending",
+        "drift",
+        "multiple-heads",
+        "database-ahead",
+        "edited",
+        "unfinished",
+    }  # the findings of migrate/looking.py and status.py
+    rows = [
+        f"| {'130, 143' if code == 130 else code} | {meaning} | {', '.join(f'`{name}`' for name in sorted(names[code]))} |"
+        for code, meaning in meanings.items()
+    ]
     return "\n".join(["| exit code | meaning | `error.code` in JSON |", "| --- | --- | --- |", *rows])
 
 

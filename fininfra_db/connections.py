@@ -21,7 +21,7 @@ from fininfra_db.dialects.base import Purpose, first_line
 from fininfra_db.dialects.locks import HeldLock
 from fininfra_db.dialects.sessions import SessionOptions
 from fininfra_db.errors import DatabaseFailed, DatabaseMissing, DriverMissing, FininfraDbError, UrlInvalid
-from fininfra_db.results import Observer
+from fininfra_db.events import Observer
 from fininfra_db.security import keyring_of
 from fininfra_db.settings import Settings
 from fininfra_db.types import use_keyring

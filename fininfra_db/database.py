@@ -13,20 +13,19 @@ from sqlalchemy.util import greenlet_spawn
 from fininfra_db.connections import ensure_database
 from fininfra_db.dialects import target_of
 from fininfra_db.errors import OptionsInvalid, ProjectNotFound
-from fininfra_db.migrate import runner
+from fininfra_db.events import BlastRadius, Confirm, Observer
+from fininfra_db.migrate import runner, scripting
 from fininfra_db.migrate.config import Project, alembic_options, find_project, load_metadata
 from fininfra_db.migrate.project_lock import project_lock
 from fininfra_db.migrate.scaffold import DEFAULT_DIRECTORY, scaffold
+from fininfra_db.migrate.state import read_versions
 from fininfra_db.results import (
-    BlastRadius,
     Checked,
-    Confirm,
     Current,
     Environment,
     Initialized,
     Marked,
     Migrated,
-    Observer,
     Repaired,
     Reset,
     Restored,
@@ -108,7 +107,7 @@ class Database:
 
     async def upgrade_script(self, revision: str = "head", *, tag: str | None = None) -> Script:
         """The SQL of an upgrade to ``revision``, or of ``from:to``; no database is contacted."""
-        return await runner.render_upgrade(self._project(), revision, tag)
+        return await scripting.render_upgrade(self._project(), revision, tag)
 
     async def downgrade(self, revision: str, *, tag: str | None = None, confirm_database: str | None = None) -> Migrated:
         """Revert the revisions above ``revision``; ``base`` reverts all. Raises ``Protected``, ``WrongDatabaseName``."""
@@ -121,7 +120,7 @@ class Database:
 
     async def downgrade_script(self, revision: str, *, tag: str | None = None) -> Script:
         """The SQL of a downgrade ``from:to``; no database is contacted."""
-        return await runner.render_downgrade(self._project(), revision, tag)
+        return await scripting.render_downgrade(self._project(), revision, tag)
 
     async def stamp(self, *revisions: str, purge: bool = False, tag: str | None = None) -> Stamped:
         """Write ``revisions`` into the version table without running them."""
@@ -131,14 +130,14 @@ class Database:
         """The SQL of a stamp; no database is contacted. It cannot ``purge``: what is there to delete is not known."""
         if purge:
             raise OptionsInvalid("--purge and --sql do not go together: no database is asked what to delete.", "Leave one of them out.")
-        return await runner.render_stamp(self._project(), revisions, tag)
+        return await scripting.render_stamp(self._project(), revisions, tag)
 
     async def current(self, *, check_heads: bool = False) -> Current:
         """Where the database is. ``check_heads`` makes a finding of what is pending."""
         from fininfra_db.migrate.looking import look_at_current
 
         project = self._project()
-        return look_at_current(project.history(), await runner.read_versions(project, only_looking=True), check_heads=check_heads)
+        return look_at_current(project.history(), await read_versions(project, only_looking=True), check_heads=check_heads)
 
     async def history(self, rev_range: str | None = None, *, indicate_current: bool = False, ledger: bool = False) -> Revisions:
         """The revisions of ``[start]:[end]``, newest first; ``current`` stands for the database's revision.
@@ -149,7 +148,7 @@ class Database:
         from fininfra_db.migrate.lookup import names_current
 
         project = self._project()
-        versions = await runner.read_versions(project, only_looking=True) if indicate_current or names_current(rev_range) else None
+        versions = await read_versions(project, only_looking=True) if indicate_current or names_current(rev_range) else None
         found = look_at_history(project.history(), rev_range, versions)
         if not ledger:
             return found
@@ -173,7 +172,7 @@ class Database:
             return Shown(revisions=find_revisions(history, revision))
         from fininfra_db.migrate.looking import show_current
 
-        return show_current(history, await runner.read_versions(project, only_looking=True))
+        return show_current(history, await read_versions(project, only_looking=True))
 
     async def check(self) -> Checked:
         """Whether the history has one head, the database is at it, and the models agree with the database."""

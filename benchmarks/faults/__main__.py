@@ -46,6 +46,7 @@ def main() -> None:
         for case in _cases(kind, given.rounds):
             if given.only in case.promise:
                 rows.append(_row(case))
+                print(" | ".join(rows[-1]), file=sys.stderr)  # the whole takes a while
     print(markdown(("promise", "database", "tries", "failures, plain Alembic", "failures now"), rows))
     print(f"\n{setting(OURS, 'alembic', 'sqlalchemy', 'aiosqlite', 'asyncpg', 'aiomysql')}")
 

@@ -33,6 +33,7 @@ _CHANGING: Final = (
 _LOOKING: Final = (("current",), ("history",), ("history", "-i"), ("heads",), ("show", "head"), ("check",))
 _OURS_ONLY: Final = (
     ("status",),
+    ("wait", "--for", "head", "--timeout", "0"),
     ("setup-and-migrate",),
     ("create-tables",),
     ("seed",),

@@ -17,6 +17,7 @@ from benchmarks.faults.places import Done, Place, place
 
 UP: Final = ("upgrade", "head")
 DOWN: Final = ("downgrade", "base")
+_MOMENTS: Final[tuple[child.Moment, ...]] = ("before", "after")
 
 
 def killed(program: str, kind: str, words: tuple[str, ...], *, step: int = 1) -> Outcome:
@@ -29,10 +30,10 @@ def killed(program: str, kind: str, words: tuple[str, ...], *, step: int = 1) ->
 
 
 def _tries(here: Place, words: tuple[str, ...], wanted: Snapshot, step: int) -> Iterator[Outcome]:
-    points = ((number, moment) for number in count(1) for moment in ("before", "after"))
+    points = ((number, moment) for number in count(1) for moment in _MOMENTS)
     for number, moment in islice(points, 0, None, step):
         _begin(here, words)
-        done = here.run(*words, faults=[partial(child.kill_at, number, moment)])  # type: ignore[arg-type]
+        done = here.run(*words, faults=[partial(child.kill_at, number, moment)])
         if done.code == 0:
             return  # the run has fewer statements
         point = f"killed {moment} statement {number} of {words[0]}"

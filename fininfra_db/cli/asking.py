@@ -1,6 +1,5 @@
 """Asking a person before data may be lost: on a terminal only, and Ctrl-C is an answer too."""
 
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +8,7 @@ import typer
 
 from fininfra_db.cli.output import Output
 from fininfra_db.errors import ConfirmationRequired, Refused
-from fininfra_db.results import Question
+from fininfra_db.events import Question
 
 
 class Asking:
@@ -45,13 +44,10 @@ class Asking:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Let Ctrl-C end the wait for an answer at once, whatever it does while the database works. The end of the input is a no."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Let a signal end the run, as anywhere else. The end of the input is a no."""
     try:
         yield
     except typer.Abort as abort:
         if isinstance(abort.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from None
         raise Refused("Not confirmed. Nothing was changed.") from None
-    finally:
-        signal.signal(signal.SIGINT, before)

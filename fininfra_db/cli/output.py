@@ -13,8 +13,9 @@ from typing import Any, Final, TextIO
 from fininfra_db.cli.options import Invocation
 from fininfra_db.cli.views import View, view
 from fininfra_db.errors import FininfraDbError
+from fininfra_db.events import BlastRadius, Dropped, Event, Retrying, Step, Waiting
 from fininfra_db.redaction import redact, secrets_of_url
-from fininfra_db.results import BlastRadius, Dropped, Event, Finding, Result, Retrying, Step, Waiting
+from fininfra_db.results import Finding, Result
 from fininfra_db.settings import Settings, secrets_of
 
 _SAID: Final = ("message", "hint", "warnings", "reason", "statement_sql")

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from functools import singledispatch
 from pathlib import Path
 
+from fininfra_db.events import Dropped, Snapshot
 from fininfra_db.results import (
     Applied,
     Checked,
     Current,
-    Dropped,
     Environment,
     Initialized,
     KeyGenerated,
@@ -26,7 +26,6 @@ from fininfra_db.results import (
     Seeded,
     SetUp,
     Shown,
-    Snapshot,
     Snapshots,
     Stamped,
     Status,

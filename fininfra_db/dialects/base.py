@@ -3,38 +3,31 @@
 Code that talks to the database is written once, on a synchronous ``Connection``, and lifted with ``run_sync``.
 """
 
-import ipaddress
 import math
-import re
-import socket
-import ssl
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from sqlalchemy import URL, Connection, Engine, Table, create_mock_engine, event
 from sqlalchemy import Dialect as SqlalchemyDialect
-from sqlalchemy.exc import DBAPIError, InvalidRequestError
 from sqlalchemy.types import SchemaType
 
+from fininfra_db.dialects.features import Features as Features
 from fininfra_db.dialects.locks import HeldLock, hold
 from fininfra_db.dialects.online import OnlineDdl
+from fininfra_db.dialects.place import Place
 from fininfra_db.dialects.sessions import DEFAULTS, SessionOptions, run_on
 from fininfra_db.dialects.tls import OPTIONS as TLS_OPTIONS
 from fininfra_db.dialects.tls import tls_of
+from fininfra_db.dialects.trouble import Trouble
 from fininfra_db.dialects.wording import first_line as first_line
 from fininfra_db.errors import (
-    DatabaseMissing,
-    DatabaseUnreachable,
-    FininfraDbError,
-    LockNotObtained,
-    ServerNotReady,
     SnapshotsUnsupported,
     UrlInvalid,
 )
-from fininfra_db.results import Holder, Observer, Restored, Snapshot
+from fininfra_db.events import Holder, Observer, Snapshot
+from fininfra_db.results import Restored
 from fininfra_db.settings import LOCK_TIMEOUT
 
 if TYPE_CHECKING:
@@ -42,10 +35,6 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT = 10.0
 """Seconds to wait for a server that does not answer, unless the URL says ``connect_timeout``."""
-
-_HOST_OPTIONS: Final = ("host", "hostaddr", "server")
-_ELSEWHERE: Final = {"service", "servicefile", "dsn", "read_default_file", "read_default_group"}
-"""Options of a URL's query that name hosts, or a file or catalogue of the driver's that may name one."""
 
 Purpose = Literal["application", "reading", "seeding", "migration", "maintenance"]
 """What an engine is for. Reading never writes; seeding and migration hold SQLite's write lock; maintenance runs in AUTOCOMMIT."""
@@ -56,25 +45,10 @@ Stated = Callable[[], Collection[str]]
 ConnectionOpener = Callable[[], AbstractAsyncContextManager["AsyncConnection"]]
 
 
-@dataclass(frozen=True)
-class Features:
-    """How a database differs, as facts.
-
-    ``transactional_ddl``: DDL is rolled back with its transaction. ``transaction_per_revision``: each revision commits
-    by itself, else a run commits as a whole. ``has_server``: databases are created on a server, not as a file.
-    """
-
-    transactional_ddl: bool
-    transaction_per_revision: bool
-    has_server: bool
-
-
-class Dialect:
+class Dialect(Trouble, Place):
     """One kind of database."""
 
     name: ClassVar[str]
-    label: ClassVar[str]
-    features: ClassVar[Features]
     drivers: ClassVar[tuple[str, ...]]
     """The asynchronous drivers that work, the default first."""
     other_drivers: ClassVar[tuple[str, ...]]
@@ -170,69 +144,6 @@ class Dialect:
         dialect = create_mock_engine(URL.create(self.name), lambda *_: None, paramstyle="named").dialect
         return dialect
 
-    # Trouble: from a driver's exception to a sentence.
-
-    def connection_error(self, error: BaseException, url: URL) -> FininfraDbError:
-        """What a failed connect means, in words. The driver's message may hold secrets and is cut to its first line."""
-        where = self.describe(url)
-        causes = list(_causes(error))
-        if isinstance(error, TypeError | InvalidRequestError):
-            return UrlInvalid(f"The driver does not take an option of the database URL: {first_line(error)}", "Remove the option.")
-        if self.says_missing(error):
-            return DatabaseMissing(f"{where} does not exist.", "Run 'fininfra-db setup-and-migrate' to create it, or check the name.")
-        kind = ServerNotReady if self.is_passing(error) else DatabaseUnreachable
-        if any(isinstance(cause, TimeoutError) for cause in causes):
-            return kind(f"{where} did not answer in time.", "Check the host and port, and that the server runs.")
-        if any(isinstance(cause, socket.gaierror) for cause in causes):
-            return kind(f"The host of {where} is unknown.", "Check the host name in the database URL.")
-        for cause in causes:
-            if isinstance(cause, ssl.SSLCertVerificationError):
-                return DatabaseUnreachable(
-                    f"The certificate of {where} is not trusted: {cause.verify_message}.",
-                    "Check sslmode, sslrootcert and the host in the database URL. No password was sent.",
-                )
-        return kind(
-            f"Cannot connect to {where}: {first_line(error)}", "Check that the server runs and that the URL's user and password are right."
-        )
-
-    def is_passing(self, error: BaseException) -> bool:
-        """Whether a failed connect is a trouble that goes away by itself: nobody answers, or not yet, or the server is full.
-
-        What is about the login, the database or TLS stays as it is, however long it is waited for.
-        """
-        causes = [cause for cause in _causes(error) if isinstance(cause, OSError | EOFError)]
-        lasting = any(isinstance(cause, ssl.SSLError | PermissionError) or "SSL" in str(cause) for cause in causes)
-        return bool(causes) and not lasting
-
-    def says_missing(self, error: BaseException) -> bool:
-        """Whether the error says that the server has no such database."""
-        return False
-
-    def says_exists(self, error: BaseException) -> bool:
-        """Whether the error says that somebody else has just created the database."""
-        return False
-
-    def statement_error(self, error: BaseException, url: URL) -> FininfraDbError | None:
-        """What a failed statement says of the whole database, in words; None when it is about the statement."""
-        return None
-
-    def gave_up_waiting(self, error: BaseException) -> bool:
-        """Whether a statement failed for a lock that it did not get in time, or that would never have come: a deadlock."""
-        return False
-
-    def blockers(self, connection: Connection, statement: str | None) -> tuple[str, ...]:
-        """Who holds, or waits for, locks of the tables that ``statement`` names, in words, the oldest transaction first.
-
-        Of every table without a statement. To be asked when the statement's own transaction has ended; ``connection`` is in
-        AUTOCOMMIT. Empty where the database does not tell.
-        """
-        return ()
-
-    def describe(self, url: URL) -> str:
-        """The database in words, without user and password."""
-        host = url.host or "local socket"
-        return f"{self.label} database {url.database!r} at {host}{f':{url.port}' if url.port else ''}"
-
     # Looking.
 
     def server_version(self, connection: Connection) -> str:
@@ -243,39 +154,11 @@ class Dialect:
         """The size of the database in bytes; None when it cannot be told."""
         raise NotImplementedError
 
-    # Place: whose database it is.
-
-    def live_name(self, connection: Connection) -> str:
-        """The name of the database, as the database itself gives it."""
-        raise NotImplementedError
-
-    def database_name(self, url: URL) -> str:
-        """The name of the database as the URL gives it, for one that does not exist."""
-        return url.database or ""
-
-    def is_local(self, url: URL) -> bool:
-        """Whether the URL leads to this machine, by its words: a tunnel to another one cannot be told from a local server."""
-        if not self.features.has_server:
-            return True
-        return not _ELSEWHERE & set(url.query) and all(map(_is_local, self.hosts(url)))
-
-    def hosts(self, url: URL) -> tuple[str, ...]:
-        """The hosts that the driver may connect to; none for a local socket. An option of the query replaces the URL's own."""
-        named = [value for option in _HOST_OPTIONS for value in url.normalized_query.get(option, ())]
-        return tuple(host for value in named for host in value.split(",")) or ((url.host,) if url.host else ())
-
-    def schemas(self, connection: Connection) -> tuple[str | None, ...]:
-        """The schemas that tables of users are in; None is the default one."""
-        return (None,)
-
-    def wait_for_no_table(self, connection: Connection) -> None:
-        """Let what this connection reads fail soon where a migration holds the table, instead of waiting for its end."""
+    # Work.
 
     def named_types(self, tables: Iterable[Table]) -> dict[str, SchemaType]:
         """The types of the columns of reflected ``tables`` that are objects of their own in the database, and outlive them."""
         return {}
-
-    # Work.
 
     def create_database(self, connection: Connection, name: str) -> None:
         """Create the database ``name``; ``connection`` is to the server, in AUTOCOMMIT."""
@@ -296,13 +179,6 @@ class Dialect:
     async def refuse_unsafe_lock(self, connection: "AsyncConnection", connect: ConnectionOpener) -> None:
         """Raise ``LockUnsafe`` where a lock of this session would hold nobody off."""
 
-    def lock_not_obtained(self, url: URL, holder: Holder | None = None) -> LockNotObtained:
-        """The error for a lock that somebody else held for as long as could be waited."""
-        return LockNotObtained(
-            f"{self.describe(url)} is locked by {holder or 'another writer'}, and went on being locked. Nothing was changed.",
-            "Wait for it to end and run the command again, or wait longer with --lock-timeout SECONDS.",
-        )
-
     def try_lock(self, connection: Connection) -> bool:
         """Take the migration lock if it is free, for as long as this connection lives."""
         raise NotImplementedError
@@ -315,13 +191,16 @@ class Dialect:
         """Give the migration lock back."""
         raise NotImplementedError
 
-    def says_done(self, error: BaseException) -> bool:
-        """Whether a statement failed because what it makes is there already, or what it drops is gone."""
-        return False
-
     def lock_holder(self, connection: Connection) -> Holder | None:
         """Who holds the migration lock now; None when nobody does, or the database does not tell. Nothing is written."""
         return None
+
+    def wait_for_disk(self, connection: Connection, wanted: bool) -> None:
+        """Whether a commit on this connection waits until it is on the disk.
+
+        Commits reach it in their order, so of a run of many revisions only the last one has to wait: what is lost with the
+        server before that is a number of whole revisions, of a run that has not said yet that it is done.
+        """
 
     def guarded(self, connection: Connection, stated: Stated) -> AbstractContextManager[None]:
         """Look at what a migration is about to do, and at what it did before it is committed; raises to roll it back."""
@@ -356,22 +235,3 @@ class Dialect:
             f"Snapshots of a {self.label} database are not made by this program yet. Nothing was changed.",
             "Use the database's own backup tools.",
         )
-
-
-def _is_local(host: str) -> bool:
-    """Whether a host, with a port or without, is this machine or the path of a socket."""
-    if host.startswith(("/", "@")):
-        return True
-    bare = re.sub(r"^\[(.*)\](:\d*)?$", r"\1", host) if host.startswith("[") else re.sub(r"^([^:]*):\d*$", r"\1", host)
-    try:
-        return ipaddress.ip_address(bare).is_loopback
-    except ValueError:
-        return bare.lower() in ("", "localhost")
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The driver's exception and what it was raised from."""
-    cause: BaseException | None = error.orig if isinstance(error, DBAPIError) else error
-    while cause is not None:
-        yield cause
-        cause = cause.__cause__

@@ -16,7 +16,7 @@ from sqlalchemy import URL
 from sqlalchemy.util import await_only
 
 from fininfra_db.errors import LockLost
-from fininfra_db.results import Observer, Waiting
+from fininfra_db.events import Observer, Waiting
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -29,7 +29,10 @@ ANSWER_TIMEOUT: Final = 15.0
 HEARTBEAT: Final = 5.0
 """Seconds between two such questions while a revision runs: they also keep the connection from being closed as idle."""
 
-_GOODBYE_TIMEOUT: Final = 5.0
+PROOF_LASTS: Final = 0.1
+"""Seconds for which a revision may rely on what the server said: of many quick ones not each has to ask."""
+
+_GOODBYE_TIMEOUT: Final = 1.0
 
 
 class HeldLock:
@@ -55,8 +58,10 @@ class SessionLock(HeldLock):
         self._busy = asyncio.Lock()
         self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         self._lost: LockLost | None = None
+        self._proven = -PROOF_LASTS
 
     async def verify(self) -> None:
+        asked = time.monotonic()
         try:
             async with self._busy, asyncio.timeout(ANSWER_TIMEOUT):
                 held = await self._connection.run_sync(self._dialect.holds_lock)
@@ -68,7 +73,11 @@ class SessionLock(HeldLock):
                 "Another migration may run now. See where the database is with 'fininfra-db status', then run the command again.",
             )
 
+        self._proven = asked
+
     def require(self) -> None:
+        if time.monotonic() - self._proven < PROOF_LASTS:
+            return
         if threading.get_ident() == self._thread:
             await_only(self.verify())
         else:

@@ -18,7 +18,7 @@ from fininfra_db.dialects.base import Dialect, Features, Purpose
 from fininfra_db.dialects.sessions import SessionOptions, milliseconds
 from fininfra_db.dialects.tls import tls_of
 from fininfra_db.errors import UrlInvalid
-from fininfra_db.results import Holder
+from fininfra_db.events import Holder
 
 _ODBC_DRIVER: Final = "ODBC Driver 18 for SQL Server"
 _SQL_SERVER_2019: Final = (15,)

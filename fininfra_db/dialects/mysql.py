@@ -21,7 +21,7 @@ from fininfra_db.dialects.blockers import in_words
 from fininfra_db.dialects.sessions import SessionOptions
 from fininfra_db.dialects.tls import tls_of
 from fininfra_db.errors import DatabaseUnreachable, LockUnsafe
-from fininfra_db.results import Holder
+from fininfra_db.events import Holder
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection

@@ -17,7 +17,7 @@ from fininfra_db.dialects.online import OnlineDdl
 from fininfra_db.dialects.sessions import DEFAULTS, SessionOptions, application_name, milliseconds, run_on
 from fininfra_db.dialects.tls import Tls, tls_of
 from fininfra_db.errors import DatabaseUnreachable, LockUnsafe, UrlInvalid
-from fininfra_db.results import Holder
+from fininfra_db.events import Holder
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -73,9 +73,11 @@ class PostgresqlDialect(Dialect):
     online = OnlineDdl()
 
     def engine_arguments(self, url: URL, purpose: Purpose, options: SessionOptions = DEFAULTS) -> tuple[URL, dict[str, Any]]:
-        """What looks at the database prepares nothing by name: a pooler may look for the name on another server connection."""
+        """Nothing but an application prepares by name: a pooler may look for the name on another server connection, and each
+        statement of a migration is run once and would have to be closed again, which takes as long as to run it.
+        """
         url, arguments = super().engine_arguments(url, purpose, options)
-        if purpose in ("reading", "maintenance") and url.get_driver_name() == "asyncpg":
+        if purpose != "application" and url.get_driver_name() == "asyncpg":
             arguments = {"statement_cache_size": 0, "prepared_statement_cache_size": 0, "prepared_statement_name_func": str} | arguments
         return url, arguments
 
@@ -206,6 +208,9 @@ class PostgresqlDialect(Dialect):
         if taken:
             connection.execute(text("SELECT set_config('application_name', :name, false)"), {"name": _name_of_holder()})
         return taken
+
+    def wait_for_disk(self, connection: Connection, wanted: bool) -> None:
+        connection.exec_driver_sql(f"SET synchronous_commit TO {'DEFAULT' if wanted else 'off'}")
 
     def holds_lock(self, connection: Connection) -> bool:
         return bool(connection.scalar(text(f"SELECT EXISTS ({_HELD_LOCKS} AND l.pid = pg_backend_pid())"), _LOCK_PARTS))

@@ -21,10 +21,11 @@ from fininfra_db.dialects.base import ConnectionOpener, Dialect, Features, Purpo
 from fininfra_db.dialects.locks import HeldLock
 from fininfra_db.dialects.sessions import DEFAULTS, SessionOptions
 from fininfra_db.dialects.sqlite_files import MAGIC, file_of, is_closed_wal, is_file, read_start
-from fininfra_db.dialects.sqlite_lock import COMMIT, blocker, execute_patiently, path_of, writer
+from fininfra_db.dialects.sqlite_lock import begin_patiently, commit_patiently, reader, writer
 from fininfra_db.dialects.threads import in_thread
 from fininfra_db.errors import ConfigurationError, DatabaseMissing, DatabaseUnreachable, FininfraDbError, UrlInvalid
-from fininfra_db.results import Holder, Observer, Restored, Snapshot
+from fininfra_db.events import Holder, Observer, Snapshot
+from fininfra_db.results import Restored
 from fininfra_db.settings import LOCK_TIMEOUT
 from fininfra_db.types import Money
 
@@ -85,6 +86,7 @@ class SqliteDialect(Dialect):
         if purpose in ("seeding", "migration"):
             for moment, hook in self.writing_hooks(purpose, options).items():
                 event.listen(engine, moment, hook)
+            commit_patiently(engine, options.lock_timeout)
         else:
 
             @event.listens_for(engine, "begin")
@@ -99,7 +101,7 @@ class SqliteDialect(Dialect):
         cursor.close()
 
     def writing_hooks(self, purpose: Purpose, options: SessionOptions) -> Mapping[str, Callable[[Connection], None]]:
-        """Each transaction takes the write lock as it begins, and is as patient at its commit.
+        """Each transaction takes the write lock as it begins.
 
         An ``env.py`` may have turned foreign keys on for its engine; a migration turns them off at the last moment.
         """
@@ -107,14 +109,9 @@ class SqliteDialect(Dialect):
         def begin(connection: Connection) -> None:
             if purpose == "migration":
                 connection.exec_driver_sql("PRAGMA foreign_keys=OFF")
-            execute_patiently(connection, "BEGIN IMMEDIATE", options.lock_timeout)
+            begin_patiently(connection, options.lock_timeout)
 
-        def commit(connection: Connection) -> None:
-            """The driver's own commit comes next and finds nothing to do."""
-            if connection.connection.driver_connection.in_transaction:  # type: ignore[union-attr]
-                execute_patiently(connection, COMMIT, options.lock_timeout)
-
-        return {"begin": begin, "commit": commit}
+        return {"begin": begin}
 
     def look_before_connecting(self, url: URL, purpose: Purpose) -> None:
         """SQLite would create a missing file and take an empty one for a new database; a typing error must not do that."""
@@ -179,7 +176,7 @@ class SqliteDialect(Dialect):
         if not isinstance(error, DatabaseError):
             return None
         if "database is locked" in str(error.orig):
-            return self.lock_not_obtained(url, blocker(url, error.statement))
+            return self.lock_not_obtained(url, writer(url) if error.statement else reader(url))  # a commit is no statement
         if any(words in str(error.orig) for words in ("malformed", "not a database")):
             return DatabaseUnreachable(f"{self.describe(url)} is damaged: {first_line(error)}.", _BRING_BACK)
         return None
@@ -211,8 +208,7 @@ class SqliteDialect(Dialect):
 
     def lock_holder(self, connection: Connection) -> Holder | None:
         """Told by Linux only; elsewhere None, though somebody may hold it."""
-        path = path_of(connection.engine.url)
-        return writer(path) if path is not None else None
+        return writer(connection.engine.url)
 
     def interrupt(self, connection: Any, url: URL) -> None:
         """The driver runs a statement in a thread of its own, and to close its connection would wait for the end of it.

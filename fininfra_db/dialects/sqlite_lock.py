@@ -10,19 +10,19 @@ import os
 import random
 import sqlite3
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
-from urllib.parse import unquote
 
-from sqlalchemy import URL, Connection
+from sqlalchemy import URL, Connection, Engine
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util import await_only
 
-from fininfra_db.results import Holder, Observer, Waiting
-
-COMMIT: Final = "COMMIT"
+from fininfra_db.dialects.sqlite_files import file_of
+from fininfra_db.events import Holder, Observer, Waiting
 
 _RESERVED: Final = 0x40000001
 _SHARED: Final = 0x40000002
@@ -36,57 +36,71 @@ _START: Final = 19
 """Where /proc/<pid>/stat says when the process started, counted from after its name (proc(5), field 22)."""
 
 
-def execute_patiently(connection: Connection, statement: str, seconds: float) -> None:
-    """Run ``BEGIN IMMEDIATE`` or ``COMMIT``, again and again for up to ``seconds`` while somebody is in the way.
+def begin_patiently(connection: Connection, timeout: float) -> None:
+    """Begin a transaction that has the write lock, waiting up to ``timeout`` seconds for it."""
+    url = connection.engine.url
+    _try_patiently(connection.connection, lambda: connection.exec_driver_sql("BEGIN IMMEDIATE"), timeout, lambda: writer(url))
 
-    A commit that finds a reader in the way leaves its transaction as it is, so it can be tried again as well
-    (sqlite.org/lang_transaction.html). The connection's execution option ``observer`` is told of the wait. Raises the
-    ``OperationalError`` of the last try.
+
+def commit_patiently(engine: Engine, timeout: float) -> None:
+    """Have each commit of an engine wait up to ``timeout`` seconds for the readers that are in the way.
+
+    Such a commit leaves its transaction as it is, so it can be tried again (sqlite.org/lang_transaction.html). It is the
+    dialect's, not one at the event: whoever listens may have statements left.
     """
-    own_wait = connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one()
-    connection.exec_driver_sql("PRAGMA busy_timeout = 0")
-    observer: Observer | None = connection.get_execution_options().get("observer")
+    commit = engine.dialect.do_commit
+
+    def again_and_again(dbapi_connection: PoolProxiedConnection) -> None:
+        _try_patiently(dbapi_connection, lambda: commit(dbapi_connection), timeout, lambda: reader(engine.url))
+
+    engine.dialect.do_commit = again_and_again  # type: ignore[method-assign]
+
+
+def _try_patiently(
+    connection: PoolProxiedConnection, work: Callable[[], object], seconds: float, blocker: Callable[[], Holder | None]
+) -> None:
+    """Do ``work``, again and again for up to ``seconds`` while somebody is in the way.
+
+    The ``observer`` in the connection's ``info`` is told of the wait. Raises the error of the last try.
+    """
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA busy_timeout")
+    (own_wait,) = cursor.fetchone() or (0,)
+    cursor.execute("PRAGMA busy_timeout = 0")
+    observer: Observer | None = connection.info.get("observer")
     deadline = time.monotonic() + seconds
     while True:
         try:
-            connection.exec_driver_sql(statement)
+            work()
             break
-        except OperationalError as error:
+        except (sqlite3.OperationalError, OperationalError) as error:
             left = deadline - time.monotonic()
-            if not is_busy(error) or left <= 0:
+            if not _is_busy(error) or left <= 0:
                 raise
         if observer is not None:
-            observer(Waiting(blocker(connection.engine.url, statement), seconds))
+            observer(Waiting(blocker(), seconds))
             observer = None
         await_only(asyncio.sleep(min(left, random.uniform(0.05, 0.25))))
-    connection.exec_driver_sql(f"PRAGMA busy_timeout = {own_wait}")
+    cursor.execute(f"PRAGMA busy_timeout = {own_wait}")
+    cursor.close()
 
 
-def is_busy(error: OperationalError) -> bool:
+def _is_busy(error: sqlite3.OperationalError | OperationalError) -> bool:
     """Whether the error says that another connection holds the lock."""
-    code = getattr(error.orig, "sqlite_errorcode", 0)
+    driver_error = error.orig if isinstance(error, OperationalError) else error
+    code = getattr(driver_error, "sqlite_errorcode", 0)
     return code & 0xFF == sqlite3.SQLITE_BUSY
 
 
-def blocker(url: URL, statement: str | None) -> Holder | None:
-    """The process that keeps ``statement`` waiting: a reader for a commit, the writer for anything else."""
-    path = path_of(url)
-    if path is None:
-        return None
-    return _find(path, "READ", _SHARED) if statement == COMMIT else writer(path)
+def reader(url: URL) -> Holder | None:
+    """Another process that reads a database file, and keeps it from being written; None when the system does not tell."""
+    return _find(file_of(url), "READ", _SHARED)
 
 
-def writer(path: Path) -> Holder | None:
+def writer(url: URL) -> Holder | None:
     """The process that holds the write lock of a database file; None when nobody does or the system does not tell."""
+    path = file_of(url)
     return _find(path, "WRITE", _RESERVED) or _find(path.with_name(f"{path.name}-shm"), "WRITE", _WAL_WRITER)
-
-
-def path_of(url: URL) -> Path | None:
-    """The file of a URL; None for a database in memory."""
-    name = url.database or ""
-    if not name or ":memory:" in name:
-        return None
-    return Path(unquote(name.removeprefix("file:"))) if name.startswith("file:") else Path(name)
 
 
 def _find(path: Path, kind: str, byte: int) -> Holder | None:

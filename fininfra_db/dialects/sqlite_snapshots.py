@@ -19,7 +19,8 @@ from typing import Final
 from urllib.parse import quote
 
 from fininfra_db.errors import LockNotObtained, SnapshotFailed, SnapshotNotFound
-from fininfra_db.results import Restored, Snapshot
+from fininfra_db.events import Snapshot
+from fininfra_db.results import Restored
 
 KEPT: Final = 3
 """How many automatic snapshots are kept."""

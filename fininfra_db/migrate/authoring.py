@@ -22,7 +22,7 @@ from fininfra_db.migrate.drift import differences, is_empty, refuse_drops
 from fininfra_db.migrate.environment import Work, execute, execute_on, load_scripts
 from fininfra_db.migrate.lookup import alembic_errors
 from fininfra_db.migrate.rendering import render_item
-from fininfra_db.migrate.runner import read_versions, refuse_unknown
+from fininfra_db.migrate.state import read_versions, refuse_unknown
 from fininfra_db.results import Revised
 from fininfra_db.settings import INI_NAME
 

@@ -30,6 +30,7 @@ from fininfra_db.dialects import Dialect, dialect_of, target_of
 from fininfra_db.dialects.base import Purpose
 from fininfra_db.dialects.wording import in_words
 from fininfra_db.errors import EnvironmentFailed, FininfraDbError, RevisionBroken
+from fininfra_db.events import Observer
 from fininfra_db.migrate.config import Project, alembic_config, load_metadata
 from fininfra_db.migrate.drift import comparison_options
 from fininfra_db.migrate.enums import MAKES_TYPES
@@ -40,7 +41,6 @@ from fininfra_db.migrate.project_lock import project_lock
 from fininfra_db.migrate.rendering import render_item
 from fininfra_db.migrate.thread import run_in_thread
 from fininfra_db.migrate.watch import Watch
-from fininfra_db.results import Observer
 from fininfra_db.settings import Settings, load_settings
 
 Work = Callable[[tuple[str, ...], MigrationContext], Iterable[Any]]
@@ -74,7 +74,7 @@ async def execute(
         scripts = scripts or load_scripts(config)
         async with open_connection(project.settings, purpose) as connection:
             if project.is_ours:
-                await connection.execution_options(observer=observer)
+                connection.info["observer"] = observer
                 await connection.run_sync(lambda sync: _run(_with_connection(config, sync), scripts, work, options))
             else:
                 await _in_foreign_environment(project, config, scripts, work, options, purpose, only_looking)

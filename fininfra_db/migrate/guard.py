@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 from fininfra_db.connections import read
 from fininfra_db.dialects import Target, dialect_of, target_of
 from fininfra_db.errors import DatabaseMissing, DatabaseUnreachable, Protected, Refused, WrongDatabaseName
+from fininfra_db.events import BlastRadius, Confirm, Observer, Question
 from fininfra_db.migrate.config import Project
 from fininfra_db.migrate.radius import Found, look
-from fininfra_db.results import BlastRadius, Confirm, Observer, Question
 from fininfra_db.settings import DEVELOPMENT, Settings
 
 if TYPE_CHECKING:

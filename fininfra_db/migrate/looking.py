@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from fininfra_db.migrate.config import Project
 from fininfra_db.migrate.history import History
-from fininfra_db.migrate.runner import read_versions
+from fininfra_db.migrate.state import read_versions
 from fininfra_db.results import Checked, Current, Finding, RevisionInfo, Revisions, Shown
 
 

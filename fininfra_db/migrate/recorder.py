@@ -28,7 +28,7 @@ from fininfra_db.results import Entry
 from fininfra_db.types import new_id
 from fininfra_db.version import __version__
 
-_READS: Final = re.compile(r"\s*(SELECT|SHOW|EXPLAIN|DESCRIBE|DESC|SET|USE|PRAGMA)\b", re.IGNORECASE)
+_READS: Final = re.compile(r"\s*(SELECT|SHOW|EXPLAIN|DESCRIBE|DESC|SET|USE|PRAGMA|BEGIN)\b", re.IGNORECASE)
 """Statements that change nothing that is kept; a resumed revision runs them again."""
 REPEATABLE: Final = "fininfra_repeatable"
 """The execution option of a connection while it runs what may be run any number of times, and differs from time to time."""

@@ -6,12 +6,14 @@ from typing import Any, Literal
 
 from fininfra_db.connections import migration_lock, open_connection
 from fininfra_db.errors import RevisionNotFound
+from fininfra_db.events import Observer
 from fininfra_db.migrate.config import Project, alembic_config
 from fininfra_db.migrate.environment import load_scripts
 from fininfra_db.migrate.journal import SETTLED, read_unfinished, rewrite
-from fininfra_db.migrate.runner import read_state, refuse_unknown, run_steps
+from fininfra_db.migrate.runner import run_steps
+from fininfra_db.migrate.state import read_state, refuse_unknown
 from fininfra_db.migrate.watch import Resume
-from fininfra_db.results import Entry, Observer, Repaired
+from fininfra_db.results import Entry, Repaired
 
 Settlement = Literal["resume", "mark-applied", "mark-rolled-back"]
 

@@ -14,8 +14,8 @@ from fininfra_db.connections import open_connection
 from fininfra_db.dialects import target_of
 from fininfra_db.dialects.wording import first_line, in_words
 from fininfra_db.errors import FininfraDbError, TableLocked
+from fininfra_db.events import Observer, Retrying
 from fininfra_db.migrate.config import Project
-from fininfra_db.results import Observer, Retrying
 
 if TYPE_CHECKING:
     from fininfra_db.migrate.watch import Watch

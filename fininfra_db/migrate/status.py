@@ -8,13 +8,14 @@ from sqlalchemy import Connection
 from fininfra_db.connections import read
 from fininfra_db.dialects import Dialect, target_of
 from fininfra_db.errors import DatabaseUnreachable
+from fininfra_db.events import Holder
 from fininfra_db.migrate.config import Project
 from fininfra_db.migrate.history import History
 from fininfra_db.migrate.journal import DONE, RUNNING, SETTLED, checksum_of, read_entries
 from fininfra_db.migrate.looking import find_heads, find_pending, find_unknown
 from fininfra_db.migrate.marker import read_marker
-from fininfra_db.migrate.runner import read_versions
-from fininfra_db.results import Applied, Entry, Finding, Holder, Revisions, RevisionState, Status
+from fininfra_db.migrate.state import read_versions
+from fininfra_db.results import Applied, Entry, Finding, Revisions, RevisionState, Status
 
 APPLIED = "applied"
 PENDING = "pending"

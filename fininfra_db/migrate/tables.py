@@ -13,12 +13,13 @@ from fininfra_db.connections import migration_lock, open_connection
 from fininfra_db.dialects import Dialect, target_of
 from fininfra_db.dialects.base import first_line
 from fininfra_db.errors import DatabaseFailed, DatabaseMissing, FininfraDbError, Refused
+from fininfra_db.events import Dropped, Observer, Snapshot
 from fininfra_db.migrate.config import Project, alembic_config, load_metadata
 from fininfra_db.migrate.drift import tables_made_by
 from fininfra_db.migrate.environment import execute, load_scripts
 from fininfra_db.migrate.plugin import PREFIX
-from fininfra_db.migrate.runner import VERSION_TABLE, read_versions, refuse_unknown
-from fininfra_db.results import Dropped, Observer, Snapshot, TablesCreated
+from fininfra_db.migrate.state import VERSION_TABLE, read_versions, refuse_unknown
+from fininfra_db.results import TablesCreated
 from fininfra_db.settings import Settings
 
 

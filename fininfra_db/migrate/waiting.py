@@ -17,7 +17,7 @@ from fininfra_db.dialects import target_of
 from fininfra_db.errors import DatabaseMissing, DatabaseUnreachable, LockNotObtained, OptionsInvalid, ServerNotReady
 from fininfra_db.migrate.config import Project
 from fininfra_db.migrate.looking import find_pending, find_unknown
-from fininfra_db.migrate.runner import read_versions
+from fininfra_db.migrate.state import read_versions
 from fininfra_db.results import Finding, Waited
 from fininfra_db.settings import Settings
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from fininfra_db.dialects import Dialect
 from fininfra_db.dialects.locks import HeldLock
 from fininfra_db.errors import UnfinishedRevision
+from fininfra_db.events import Observer, Snapshot, Step
 from fininfra_db.migrate import journal
 from fininfra_db.migrate.history import read_header
 from fininfra_db.migrate.recorder import Recorder
-from fininfra_db.results import Entry, Observer, Snapshot, Step
+from fininfra_db.results import Entry
 
 if TYPE_CHECKING:
     from alembic.runtime.migration import MigrationContext
@@ -86,7 +87,7 @@ class Watch:
             if not _is_revision(step):
                 yield step
                 continue
-            self._begin(step)
+            self._begin(step, context.connection, is_first=step is steps[0], is_last=step is steps[-1])
             yield step
             self._end()
         if self._recorder is not None:
@@ -124,8 +125,10 @@ class Watch:
             return Resume(entry)
         raise unfinished(entry)
 
-    def _begin(self, step: Any) -> None:
+    def _begin(self, step: Any, connection: Any, *, is_first: bool, is_last: bool) -> None:
         self._lock.require()
+        if is_first != is_last:
+            self._dialect.wait_for_disk(connection, wanted=is_last)
         script = step.revision
         header = read_header(Path(script.path))
         self.running = Step(script.revision, header.message if header else "", _direction(step), 0.0)

@@ -187,7 +187,7 @@ async def test_5_another_migration_holds_the_lock_of_a_server(project: Project) 
         with pytest.raises(LockNotObtained) as caught:
             await wait_for_the_lock()
     assert caught.value.exit_code == 5
-    assert "locked by another" in caught.value.message
+    assert "is locked by fininfra-db" in caught.value.message
     assert caught.value.hint
     await wait_for_the_lock()
 

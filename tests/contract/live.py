@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fininfra_db.connections import open_connection
 from fininfra_db.database import Database
-from fininfra_db.results import Event
+from fininfra_db.events import Event
 from tests.cli.helpers import FIRST, add_revision
 from tests.conftest import Project
 

@@ -25,9 +25,9 @@ from fininfra_db.errors import (
     Refused,
     WrongDatabaseName,
 )
+from fininfra_db.events import BlastRadius, Dropped, Event, Question
 from fininfra_db.migrate.authoring import Draft
 from fininfra_db.migrate.guard import RESET, assess
-from fininfra_db.results import BlastRadius, Dropped, Event, Question
 from tests.cli.helpers import interrupted
 from tests.conftest import LOCAL_SERVERS, Project, clean_environment, drop_database, url_on
 from tests.contract.helpers import files_of, table_names, use_models, write_by_hand, write_module

@@ -7,8 +7,8 @@ import pytest
 from sqlalchemy import text
 
 from fininfra_db.errors import MigrationFailed, TableLocked
+from fininfra_db.events import Event, Retrying
 from fininfra_db.migrate import retry
-from fininfra_db.results import Event, Retrying
 from tests.conftest import Project
 from tests.contract.helpers import column_names
 from tests.contract.live import at_head_with, open_reader, patient, until, upgrade_behind_reader

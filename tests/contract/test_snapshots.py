@@ -19,7 +19,7 @@ import pytest
 from fininfra_db.database import Database
 from fininfra_db.dialects import sqlite_snapshots
 from fininfra_db.errors import LockNotObtained, SnapshotFailed, SnapshotNotFound, SnapshotsUnsupported
-from fininfra_db.results import Snapshot
+from fininfra_db.events import Snapshot
 from fininfra_db.settings import load_settings
 from tests.cli.helpers import FIRST, add_revision, database_file, document_of, on_terminal, set_up_with_rows, traces, versions_in
 from tests.conftest import Project, clean_environment

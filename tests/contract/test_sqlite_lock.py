@@ -8,15 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import make_url, text
+from sqlalchemy import Connection, Engine, event, make_url, text
 
 from fininfra_db.connections import open_connection
 from fininfra_db.database import Database
 from fininfra_db.dialects import target_of
 from fininfra_db.errors import LockNotObtained
-from fininfra_db.results import Event, Holder, Step, Waiting
+from fininfra_db.events import Event, Holder, Step, Waiting
 from fininfra_db.session import get_async_session, get_engine
 from tests.conftest import Project
 from tests.contract.helpers import another_process, create_empty_database, release, table_names, write_by_hand
@@ -195,3 +196,43 @@ async def test_the_timeout_of_the_url_is_the_applications(behind: Project) -> No
     await get_engine(settings).dispose()
     async with open_connection(settings, "migration") as connection:
         assert await connection.scalar(text("PRAGMA busy_timeout")) == 20_000
+
+
+async def test_the_journal_is_written_before_the_commit_that_it_tells_of(behind: Project) -> None:
+    """What waits for the lock at a commit does it last: the row and the part of the revision are committed together."""
+    outside: list[str] = []
+
+    def look(connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
+        if "fininfra_migrations" in statement and not statement.startswith(("SELECT", "PRAGMA")):
+            driver_connection: Any = connection.connection.driver_connection
+            if not driver_connection.in_transaction:
+                outside.append(statement)
+
+    await write_by_hand(
+        behind,
+        "third",
+        "op.create_table('part', sa.Column('id', sa.Integer()))",
+        "with op.get_context().autocommit_block():",
+        "    op.execute('ANALYZE')",
+    )
+    event.listen(Engine, "before_cursor_execute", look)
+    try:
+        await behind.database().upgrade()
+    finally:
+        event.remove(Engine, "before_cursor_execute", look)
+    assert outside == []
+    assert {"late", "part"} <= await table_names(behind)
+
+
+async def test_taking_the_lock_is_no_statement_of_a_revision(behind: Project) -> None:
+    """It may take any number of tries, and one that is carried on with has to find the same statements again."""
+    await behind.database().upgrade()
+    await write_by_hand(
+        behind,
+        "third",
+        "with op.get_context().autocommit_block():",
+        "    op.create_table('first', sa.Column('id', sa.Integer()))",
+        "op.create_table('second', sa.Column('id', sa.Integer()))",
+    )
+    await behind.database().upgrade()
+    assert await behind.rows("SELECT statement FROM fininfra_migrations ORDER BY id DESC LIMIT 1") == [(2,)]

@@ -26,9 +26,9 @@ from fininfra_db.connections import ensure_database
 from fininfra_db.database import Database
 from fininfra_db.dialects import target_of
 from fininfra_db.errors import FininfraDbError, Refused
+from fininfra_db.events import BlastRadius, Event
 from fininfra_db.migrate import guard
 from fininfra_db.migrate.marker import set_environment
-from fininfra_db.results import BlastRadius, Event
 from fininfra_db.settings import load_settings
 from tests.cli.helpers import on_terminal, run_sql, set_up
 from tests.conftest import Project, drop_database, make_project, url_on
