@@ -6,6 +6,8 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from fininfra_db.errors import ConfigurationError
+
 Redactor = Callable[[str], str]
 
 
@@ -42,7 +44,7 @@ def configure(redact: Redactor, *, verbose: bool) -> None:
 
 
 def print_traceback(error: BaseException, redact: Redactor) -> None:
-    """The whole chain of an error, the first cause first, whether or not it is told in the message."""
+    """The whole chain of an error, the first cause first: what a driver said, too, of which the message tells only a part."""
     for each in reversed(list(_chain(error))):
         print(redact("".join(traceback.format_exception(each, chain=False))), file=sys.stderr)
 
@@ -53,4 +55,5 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     while cause is not None and id(cause) not in seen:
         seen.add(id(cause))
         yield cause
-        cause = cause.__cause__ or cause.__context__
+        hidden = isinstance(cause, ConfigurationError)  # what a parser says of a file or URL shows it, secrets that nobody knows included
+        cause = cause.__cause__ or (None if hidden and cause.__suppress_context__ else cause.__context__)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
-from fininfra_db.cli import logs
 from fininfra_db.cli.asking import Asking
 from fininfra_db.cli.options import Invocation
 from fininfra_db.cli.output import Output
@@ -53,6 +52,8 @@ def answer(ctx: typer.Context, work: Callable[[Output], Result | Coroutine[Any, 
     """Print what ``work`` returns or raises, or the coroutine that it returns, and end the process with its exit code."""
     invocation: Invocation = ctx.obj
     output = Output(invocation)
+    from fininfra_db.cli import logs  # logging is not needed for --help
+
     logs.configure(output.redact, verbose=invocation.verbose)
     signals = Signals(lambda message: output.last_words(Interrupted(message, _AFTER_INTERRUPTION)))
     signals.listen()
@@ -113,4 +114,6 @@ def _in_words(error: BaseException, *, interrupted: bool) -> FininfraDbError:
 def _fail(output: Output, shown: FininfraDbError, error: BaseException) -> None:
     output.error(shown)
     if output.invocation.debug:
+        from fininfra_db.cli import logs
+
         logs.print_traceback(error, output.redact)
