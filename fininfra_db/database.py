@@ -18,7 +18,7 @@ from fininfra_db.migrate import runner, scripting
 from fininfra_db.migrate.config import Project, alembic_options, find_project, load_metadata
 from fininfra_db.migrate.project_lock import project_lock
 from fininfra_db.migrate.scaffold import DEFAULT_DIRECTORY, scaffold
-from fininfra_db.migrate.state import read_versions
+from fininfra_db.migrate.state import read_versions, refuse_unknown, state_or_none
 from fininfra_db.results import (
     Checked,
     Current,
@@ -222,6 +222,7 @@ class Database:
 
         if alembic_options(self.settings.project_root) is not None:
             self._project().require_models()
+        await self._refuse_ahead()
         return await create_tables(self.settings)
 
     async def seed(self, name: str = DEFAULT_SEED, *, confirm_database: str | None = None) -> Seeded:
@@ -233,6 +234,7 @@ class Database:
         from fininfra_db.migrate.guard import SEED
 
         await self._require(SEED, confirm_database)
+        await self._refuse_ahead()
         return await seed(self.settings, name)
 
     async def reset(self, *, seed: str | None = None, confirm_database: str | None = None) -> Reset:
@@ -326,6 +328,12 @@ class Database:
             f"The models differ from the database: {'; '.join(drift)}. "
             "Run 'fininfra-db revision --autogenerate -m \"...\"', then 'fininfra-db upgrade'.",
         )
+
+    async def _refuse_ahead(self) -> None:
+        """The models of an old checkout are not those of a database that newer files have made. Raises ``DatabaseAhead``."""
+        if alembic_options(self.settings.project_root) is not None:
+            project = self._project()
+            refuse_unknown(project.history(), (await state_or_none(project)).versions)
 
     def _project(self) -> Project:
         project = find_project(self.settings)

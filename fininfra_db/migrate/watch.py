@@ -78,7 +78,7 @@ class Watch:
         if self._plan is None:
             self._plan, self.before = list(plan), tuple(sorted(versions))
         self.expected = tuple(sorted(versions))
-        self.rolls_back = context.impl.transactional_ddl
+        self.rolls_back = context.impl.transactional_ddl or self._is_ours(context)
         context.on_version_apply_callbacks += (self._applied,)
         steps = self._plan[len(self.steps) :]
         if any(_is_revision(step) for step in steps):
@@ -92,6 +92,11 @@ class Watch:
             self._end()
         if self._recorder is not None:
             self._recorder.end()
+
+    def _is_ours(self, context: "MigrationContext") -> bool:
+        """Whether DDL is rolled back whatever ``env.py`` believes: SQLite's is, on our driver, where each BEGIN is this program's."""
+        connection = context.connection
+        return self._dialect.features.transactional_ddl and connection is not None and connection.dialect.driver in self._dialect.drivers
 
     def refuse_unfinished(self, context: "MigrationContext") -> None:
         """Raise ``UnfinishedRevision`` when an earlier run left a part of a revision behind: nothing to do is not all done then."""

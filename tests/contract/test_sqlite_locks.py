@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing, suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -29,7 +30,6 @@ VERBS: dict[str, Callable[[Database], Any]] = {
 
 @pytest.fixture
 def with_rows(sqlite_project: Project) -> Project:
-    sqlite_project.url += "?timeout=0.1"
     return set_up_with_rows(sqlite_project)
 
 
@@ -50,7 +50,7 @@ async def test_an_open_transaction_keeps_its_lock(with_rows: Project, verb: str,
         application.execute("BEGIN IMMEDIATE")
         application.execute("UPDATE goals SET name = name")
         with suppress(LockNotObtained):
-            await VERBS[verb](with_rows.database())
+            await VERBS[verb](Database(replace(with_rows.settings(), lock_timeout=0.1)))
         assert not another_process_can_write(with_rows)
         application.execute("COMMIT")
     assert another_process_can_write(with_rows)
