@@ -30,7 +30,7 @@ DEVELOPMENT: Final = "development"
 """The environment of a run without ``APP_ENV``."""
 
 DEFAULT_PROTECTED: Final = (PRODUCTION,)
-"""The environments whose databases are not emptied by a slip; ``protected`` in ``alembic.ini`` names others."""
+"""The environments whose databases are not emptied by a slip; ``protected`` in ``alembic.ini`` names more."""
 
 LOCK_TIMEOUT: Final = 300.0
 """Seconds to wait for another migration to end."""
@@ -159,7 +159,7 @@ def load_settings(
         env_file=env_path,
         direct_url=direct_url,
         direct_url_source=direct_source,
-        protected=_split(ini.get(INI_SECTION, "protected", fallback="")) or DEFAULT_PROTECTED,
+        protected=(*DEFAULT_PROTECTED, *_split(ini.get(INI_SECTION, "protected", fallback=""))),
         lock_timeout=_seconds(ini, "lock_timeout", LOCK_TIMEOUT),
         ddl_lock_timeout=_seconds(ini, "ddl_lock_timeout", DDL_LOCK_TIMEOUT),
         statement_timeout=_seconds(ini, "statement_timeout", 0.0) or None,

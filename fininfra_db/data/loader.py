@@ -84,7 +84,7 @@ async def seed_callable(settings: Settings, name: str) -> Seeded:
     is rolled back), ``KeyMissing`` when it sealed or opened a token without a key, ``DatabaseUnreachable``.
     """
     function = find_callable(settings, name)
-    async with _transaction(settings, name) as session:
+    async with migration_lock(settings), _transaction(settings, name) as session:
         if _is_asynchronous(function):
             await function(session)
         else:

@@ -8,7 +8,9 @@ Alembic is imported only when there is something to run, so that finding nothing
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fininfra_db.connections import migration_lock
@@ -18,6 +20,7 @@ from fininfra_db.errors import (
     FininfraDbError,
     MigrationFailed,
     OptionsInvalid,
+    RevisionBroken,
     RevisionNotFound,
 )
 from fininfra_db.events import Observer
@@ -109,7 +112,7 @@ async def _migrate(
     config = alembic_config(project)
     scripts = load_scripts(config)
     plan: Any = scripts._upgrade_revs if direction == "up" else scripts._downgrade_revs
-    with alembic_errors():
+    with alembic_errors(), _named_if_incomplete():
         list(plan(revision, before))  # a name that leads nowhere is found before anything is touched
     return await run_steps(
         project,
@@ -121,6 +124,20 @@ async def _migrate(
         destination_rev=revision,
         tag=tag,
     )
+
+
+@contextmanager
+def _named_if_incomplete() -> Iterator[None]:
+    """Alembic takes ``upgrade`` and ``downgrade`` of each file as it plans, and says of one that lacks them only what Python says."""
+    try:
+        yield
+    except AttributeError as error:
+        file = getattr(error.obj, "__file__", None)
+        if file is None or error.name not in ("upgrade", "downgrade"):
+            raise
+        raise RevisionBroken(
+            f"The revision file {Path(file).name} has no {error.name}(). Nothing was run.", f"Write it into {file}; 'pass' will do."
+        ) from None
 
 
 async def run_steps(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fininfra_db.dialects import Dialect
 from fininfra_db.dialects.locks import HeldLock
-from fininfra_db.errors import UnfinishedRevision
+from fininfra_db.errors import MigrationFailed, UnfinishedRevision
 from fininfra_db.events import Observer, Snapshot, Step
 from fininfra_db.migrate import journal
 from fininfra_db.migrate.history import read_header
@@ -57,6 +57,8 @@ class Watch:
         self.snapshot: Snapshot | None = None
         """The copy of the database that was kept before the first revision."""
         self._plan: list[Any] | None = None
+        self._path: list[tuple[str, ...]] = []
+        """Where the database was before each step, and after the last."""
         self._started = 0.0
         self._recorder: Recorder | None = None
 
@@ -77,7 +79,8 @@ class Watch:
         """
         if self._plan is None:
             self._plan, self.before = list(plan), tuple(sorted(versions))
-        self.expected = tuple(sorted(versions))
+            self._path = [self.before]
+        self._go_back_to(tuple(sorted(versions)))
         self.rolls_back = context.impl.transactional_ddl or self._is_ours(context)
         context.on_version_apply_callbacks += (self._applied,)
         steps = self._plan[len(self.steps) :]
@@ -92,6 +95,18 @@ class Watch:
             self._end()
         if self._recorder is not None:
             self._recorder.end()
+
+    def _go_back_to(self, versions: tuple[str, ...]) -> None:
+        """Forget the steps that were rolled back with a revision that is tried again: where the database is says which."""
+        if versions not in self._path:
+            raise MigrationFailed(
+                f"The database is at {', '.join(versions) or 'no revision'}, where this run has not brought it: somebody else changed it. "
+                "Nothing more was run.",
+                "See where it is with 'fininfra-db status', then run the command again.",
+            )
+        done = self._path.index(versions)
+        del self._path[done + 1 :], self.steps[done:]
+        self.expected = versions
 
     def _is_ours(self, context: "MigrationContext") -> bool:
         """Whether DDL is rolled back whatever ``env.py`` believes: SQLite's is, on our driver, where each BEGIN is this program's."""
@@ -155,6 +170,7 @@ class Watch:
     def _applied(self, *, heads: set[str], step: Any, **_: Any) -> None:
         """Alembic has run a step and written its version; its transaction is still open."""
         self.expected = tuple(sorted(heads))
+        self._path.append(self.expected)
         if self._recorder is not None and not step.is_stamp:
             self._recorder.done(time.perf_counter() - self._started, journal.SETTLED if self._only_marks else journal.DONE)
 

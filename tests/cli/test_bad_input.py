@@ -202,6 +202,13 @@ CASES = {
     "words in .env": Case("upgrade", 2, "env-file-malformed", "line 1", a_file(".env", f"the password is {CANARY}\n")),
     "bytes in .env": Case("init", 2, "env-file-malformed", "UTF-8", a_file(".env", b"SQL_URL=\xff\xfe\n")),
     "no --env-file": Case("current --env-file nofile", 2, "env-file-malformed", "nofile"),
+    "a revision without upgrade": Case(
+        "upgrade",
+        1,
+        "revision-broken",
+        "has no upgrade()",
+        a_file("migrations/versions/z.py", "revision = 'z'\ndown_revision = '873e0a8abbd9'\n"),
+    ),
     "words in alembic.ini": Case("current", 2, "configuration", "line 1", a_file("alembic.ini", f"the password is {CANARY}\n")),
     "twice in alembic.ini": Case(
         "upgrade", 2, "configuration", "line 3", a_file("alembic.ini", "[alembic]\nscript_location = a\nscript_location = b\n")

@@ -20,9 +20,12 @@ from sqlalchemy import make_url
 
 from fininfra_db.database import Database
 from fininfra_db.errors import DatabaseMissing, MigrationFailed, Refused, RevisionNotFound
+from fininfra_db.events import Event, Retrying
+from fininfra_db.migrate import retry
 from fininfra_db.migrate.authoring import Draft
 from tests.conftest import Project, clean_environment, drop_database, make_project
 from tests.contract.helpers import append_upgrade, create_empty_database, files_of, table_names, write_by_hand, write_module
+from tests.contract.live import open_reader, until
 
 TEMPLATES = ("generic", "async", "pyproject", "pyproject_async")
 TABLES = {"customers", "orders"}
@@ -507,3 +510,28 @@ async def test_a_rebuild_in_a_foreign_project_keeps_the_rows_below(sqlite_projec
     done = sqlite_project.run("upgrade")
     assert done.returncode == 0, done.stderr
     assert await sqlite_project.rows("SELECT id FROM children") == [(1,)]
+
+
+@pytest.mark.parametrize("project", ["postgresql"], indirect=True)
+async def test_a_run_in_one_transaction_is_tried_again_as_a_whole(
+    project: Project, templates: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their env.py commits at the end, so a revision that did not get its lock takes those before it along."""
+    monkeypatch.setattr(retry, "backoff", lambda _attempt: 0.1)
+    make_foreign(project, templates, "generic")
+    await create_empty_database(project)
+    await project.execute("CREATE TABLE held (id INTEGER)")
+    add_revisions(project, 3, more="op.execute('ALTER TABLE held ADD COLUMN more INTEGER')")
+    seen: list[Event] = []
+    async with open_reader(project, "held"):
+        settings = replace(project.settings(), ddl_lock_timeout=0.2)
+        task = asyncio.create_task(Database(settings, observer=seen.append).upgrade())
+
+        async def retried() -> bool:
+            return any(isinstance(event, Retrying) for event in seen)
+
+        await until(retried)
+    migrated = await task
+    assert [step.revision for step in migrated.steps] == ["r0", "r1", "r2"]
+    assert {"shop_0", "shop_1", "shop_2"} <= await table_names(project)
+    assert (await project.database().check()).pending == ()
