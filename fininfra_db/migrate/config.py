@@ -73,7 +73,11 @@ class Project:
             ) from None
 
     def history(self) -> History:
-        """The revision files, read but not executed. Raises ``ProjectNotFound`` when their folder is not there."""
+        """The revision files, read but not executed, once for each ``Project``. Raises ``ProjectNotFound``, ``RevisionBroken``."""
+        return self._history
+
+    @cached_property
+    def _history(self) -> History:
         for folder in self.versions:
             if not folder.is_dir():
                 raise ProjectNotFound(

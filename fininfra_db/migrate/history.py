@@ -118,10 +118,15 @@ def read_header(path: Path) -> RevisionInfo | None:
         down_revisions=_as_tuple(values.get("down_revision")),
         depends_on=_as_tuple(values.get("depends_on")),
         branch_labels=_as_tuple(values.get("branch_labels")),
-        message=f"\n{text}".split("\nRevision ID:")[0].strip().split("\n\n")[0].replace("\n", " ").strip(),
+        message=message_in(text),
         created=created[1] if created else None,
         path=path,
     )
+
+
+def message_in(docstring: str) -> str:
+    """The message of a revision, in one line: the first paragraph of its file's docstring."""
+    return f"\n{docstring.strip()}".split("\nRevision ID:")[0].strip().split("\n\n")[0].replace("\n", " ").strip()
 
 
 def _unescaped(docstring: re.Match[str]) -> str:

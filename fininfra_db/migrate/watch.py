@@ -11,7 +11,7 @@ from fininfra_db.dialects.locks import HeldLock
 from fininfra_db.errors import MigrationFailed, UnfinishedRevision
 from fininfra_db.events import Observer, Snapshot, Step
 from fininfra_db.migrate import journal
-from fininfra_db.migrate.history import read_header
+from fininfra_db.migrate.history import message_in
 from fininfra_db.migrate.recorder import Recorder
 from fininfra_db.results import Entry
 
@@ -150,8 +150,7 @@ class Watch:
         if is_first != is_last:
             self._dialect.wait_for_disk(connection, wanted=is_last)
         script = step.revision
-        header = read_header(Path(script.path))
-        self.running = Step(script.revision, header.message if header else "", _direction(step), 0.0)
+        self.running = Step(script.revision, message_in(script.longdoc), _direction(step), 0.0)
         if self._observer is not None:
             self._observer(self.running)
         assert self._recorder is not None
