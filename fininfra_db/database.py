@@ -304,11 +304,15 @@ class Database:
         Raises ``SnapshotNotFound``, ``SnapshotFailed`` or ``LockNotObtained``; the database is then as it was.
         """
         from fininfra_db.migrate.guard import RESTORE
+        from fininfra_db.migrate.marker import set_environment
 
         target = target_of(self.settings)
         target.dialect.find_snapshot(target.url, name)
-        await self._require(RESTORE, confirm_database)
-        return await greenlet_spawn(target.dialect.restore_snapshot, target.url, name, self.settings.lock_timeout)
+        radius = await self._require(RESTORE, confirm_database)
+        restored = await greenlet_spawn(target.dialect.restore_snapshot, target.url, name, self.settings.lock_timeout)
+        if radius.environment is not None and (await self.environment()).environment != radius.environment:
+            await set_environment(self.settings, radius.environment)  # the mark is of the place, not of what is in it
+        return restored
 
     async def _first_revision(self) -> Revised:
         project = self._project()

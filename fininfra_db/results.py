@@ -73,6 +73,7 @@ class Entry:
     ``direction`` is ``up`` or ``down``. ``outcome`` is ``done``, ``running`` (ended in the middle, when nobody holds the lock),
     ``failed`` (nothing of it remains) or ``settled`` by ``repair``. ``statement`` is the number of the statement that was begun
     last, and ``statement_sql`` its text. ``checksum`` is that of the revision's code without its comments.
+    ``version_table`` tells projects that share a database apart.
     """
 
     id: str
@@ -85,6 +86,7 @@ class Entry:
     statement_sql: str | None = None
     digest: str | None = None
     checksum: str | None = None
+    version_table: str = "alembic_version"
     login: str | None = None
     host: str | None = None
     pid: int | None = None
@@ -123,8 +125,12 @@ class Migrated(Result):
 
 @dataclass(frozen=True, kw_only=True)
 class Repaired(Result):
-    """``settled`` is the row that told of the unfinished revision, as it was; None when there was none. ``steps`` were run now."""
+    """``settled`` is the row that told of the unfinished revision, as it was; None when there was none.
 
+    ``way`` is how: ``resume``, ``mark-applied`` or ``mark-rolled-back``. ``steps`` were run now, by the first alone.
+    """
+
+    way: str
     settled: Entry | None = None
     steps: tuple[Step, ...] = ()
     after: tuple[str, ...] = ()

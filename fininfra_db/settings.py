@@ -294,9 +294,12 @@ def _find_url(
 
 
 def _find_direct_url(environment: Mapping[str, str], dotenv: Mapping[str, str], env_path: Path) -> tuple[str | None, str]:
+    """``SQL_URL_DIRECT``, unless the URL that it stands beside was replaced by one that wins over it."""
     for variables, place in ((environment, "environment"), (dotenv, env_path.name)):
         if variables.get("SQL_URL_DIRECT"):
             return variables["SQL_URL_DIRECT"].strip(), f"SQL_URL_DIRECT in {place}"
+        if any(variables.get(name) for name in ("SQL_URL", "SQL_URL_FILE", "DATABASE_URL")):
+            break
     return None, ""
 
 

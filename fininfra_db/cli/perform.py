@@ -23,7 +23,7 @@ R = TypeVar("R", bound=Result)
 Operation = Callable[["Database"], Coroutine[Any, Any, Result]]
 
 _FOUND_WORK = 3
-_AFTER_INTERRUPTION = "'fininfra-db current' shows where the database is; run the command again to go on."
+_AFTER_INTERRUPTION = "'fininfra-db status' shows where the database is and what is left to do."
 _WHAT_REMAINS = "Each statement that was not committed was rolled back; MySQL and MariaDB commit DDL at once."
 
 

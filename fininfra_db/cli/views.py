@@ -92,8 +92,13 @@ def _(result: Migrated) -> View:
 def _(result: Repaired) -> View:
     if result.settled is None:
         return View((f"Nothing to do: no revision is unfinished. The database is at {_versions(result.after)}.",))
-    verb = "applied the rest of" if result.steps else "settled"
-    return View((f"{verb} {result.settled.revision}", f"The database is at {_versions(result.after)}."))
+    name = result.settled.revision
+    done = {
+        "resume": f"ran the rest of {name}",
+        "mark-applied": f"marked {name} as done; nothing was run",
+        "mark-rolled-back": f"marked {name} as rolled back; nothing was run",
+    }
+    return View((done[result.way], f"The database is at {_versions(result.after)}."))
 
 
 @_view.register

@@ -17,7 +17,8 @@ from fininfra_db.connections import make_engine, migration_lock, open_connection
 from fininfra_db.data.household import Row, household
 from fininfra_db.dialects import target_of
 from fininfra_db.dialects.base import first_line
-from fininfra_db.errors import FininfraDbError, KeyInvalid, KeyMissing, OptionsInvalid, SeedFailed
+from fininfra_db.dialects.locks import HeldLock
+from fininfra_db.errors import FininfraDbError, KeyInvalid, KeyMissing, LockLost, OptionsInvalid, SeedFailed
 from fininfra_db.migrate.config import load_metadata, make_importable
 from fininfra_db.models import Base
 from fininfra_db.results import Seeded
@@ -52,7 +53,7 @@ async def seed_household(settings: Settings) -> Seeded:
     written then.
     """
     seed = household()
-    async with migration_lock(settings), _transaction(settings, DEFAULT_SEED) as session:
+    async with migration_lock(settings) as lock, lock.kept(), _transaction(settings, DEFAULT_SEED, lock) as session:
         try:
             inserted = [await _insert_missing(session, model, rows) for model, rows in seed.items()]
         except IntegrityError as error:
@@ -84,7 +85,7 @@ async def seed_callable(settings: Settings, name: str) -> Seeded:
     is rolled back), ``KeyMissing`` when it sealed or opened a token without a key, ``DatabaseUnreachable``.
     """
     function = find_callable(settings, name)
-    async with migration_lock(settings), _transaction(settings, name) as session:
+    async with migration_lock(settings) as lock, lock.kept(), _transaction(settings, name, lock) as session:
         if _is_asynchronous(function):
             await function(session)
         else:
@@ -144,7 +145,7 @@ def _refuse_awaitable(returned: object) -> None:
 
 
 @asynccontextmanager
-async def _transaction(settings: Settings, seed: str) -> AsyncIterator[AsyncSession]:
+async def _transaction(settings: Settings, seed: str, lock: HeldLock) -> AsyncIterator[AsyncSession]:
     """A session that is committed at the end of the block. Whatever the block raises comes out as an error of this package."""
     async with open_connection(settings, "reading"):
         pass  # a database that is not there is reported here, in our words, and a SQLite file is not made by looking for it
@@ -154,10 +155,11 @@ async def _transaction(settings: Settings, seed: str) -> AsyncIterator[AsyncSess
     try:
         async with session:
             yield session
+            await lock.verify()
             await session.commit()
     except (Exception, SystemExit) as error:  # a seed is the project's code, which may raise anything and may even exit
         cause = _cause(error)
-        if isinstance(cause, SeedFailed | KeyMissing | KeyInvalid):
+        if isinstance(cause, SeedFailed | KeyMissing | KeyInvalid | LockLost):
             raise cause from None
         target = target_of(settings)
         known = target.dialect.statement_error(cause, target.url)

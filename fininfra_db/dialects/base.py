@@ -58,6 +58,9 @@ class Dialect(Trouble, Place):
     maintenance_database: ClassVar[str | None] = None
     """The database to connect to when the one of the URL does not exist yet."""
 
+    nothing: ClassVar[str] = "SELECT 1"
+    """A statement that does nothing, and where there is such a one, returns no rows."""
+
     online: ClassVar[OnlineDdl | None] = None
     """Changes beside running writers, of a database that can make them."""
 
@@ -212,6 +215,9 @@ class Dialect(Trouble, Place):
         Returns the copy, or None where there is none to make. Raises ``SnapshotFailed``: then nothing may be run.
         """
         return None
+
+    def let_go_of_snapshots(self, url: URL, newest: Snapshot | None) -> None:
+        """Remove the automatic copies that are not needed any more, after what ``newest`` was made for has succeeded."""
 
     # Snapshots: copies that are kept, and brought back. Called within a greenlet, or where nobody minds waiting.
 

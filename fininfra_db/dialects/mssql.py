@@ -25,10 +25,11 @@ _SQL_SERVER_2019: Final = (15,)
 _CANNOT_OPEN_DATABASE: Final = "4060"
 _PASSING: Final = ("HYT00", "HYT01", "08001", "08S01")
 _DATABASE_EXISTS: Final = "1801"
-_ALREADY_SO: Final = (1913, 2705, 2714, 3701, 4924)
+_MADE: Final = (1913, 2705, 2714)
+_GONE: Final = (3701, 4924)
 """Index, column or object is there already, or is not there to be dropped (SQL Server "Database engine errors")."""
-_GAVE_UP_WAITING: Final = ("1222", "1205")
-"""Lock request time out, and deadlock."""
+_GAVE_UP_WAITING: Final = (1222, 1205)
+"""Lock request time-out, and deadlock."""
 _LOCK: Final = "fininfra-db migrations"
 
 
@@ -128,8 +129,11 @@ class MssqlDialect(Dialect):
     def unlock(self, connection: Connection) -> None:
         connection.execute(text("EXEC sp_releaseapplock @Resource = :name, @LockOwner = 'Session'"), {"name": _LOCK})
 
-    def says_done(self, error: BaseException) -> bool:
-        return any(f"({code})" in _odbc_message(error) for code in _ALREADY_SO)
+    def says_made(self, error: BaseException) -> bool:
+        return any(f"({code})" in _odbc_message(error) for code in _MADE)
+
+    def says_gone(self, error: BaseException) -> bool:
+        return any(f"({code})" in _odbc_message(error) for code in _GONE)
 
 
 @compiles(ForeignKeyConstraint, "mssql")

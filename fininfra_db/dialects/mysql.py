@@ -42,7 +42,8 @@ _MAKE_HOLDER_TABLE: Final = (
     f"CREATE TABLE IF NOT EXISTS {_HOLDER_TABLE} (id INT PRIMARY KEY, connection BIGINT, host VARCHAR(255), pid INT, since DATETIME(6)) "
     "CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
 )
-_ALREADY_SO: Final = (1007, 1008, 1050, 1051, 1060, 1061, 1068, 1091, 1146, 1826)
+_MADE: Final = (1007, 1050, 1060, 1061, 1068, 1826)
+_GONE: Final = (1008, 1051, 1091)
 """Database, table, column, key, primary key or foreign key is there already, or is not there to be dropped (MariaDB "Error Codes")."""
 _LONGEST_IDLE: Final = 2_147_483
 """The most seconds that ``wait_timeout`` takes on every platform."""
@@ -60,6 +61,7 @@ class MysqlDialect(Dialect):
     other_drivers = ("pymysql", "mysqldb", "mysqlconnector", "mariadbconnector", "cymysql", "pyodbc")
     extra = "mysql"
     maintenance_database = "information_schema"
+    nothing = "DO 0"
 
     def driver_arguments(self, url: URL, query: Mapping[str, str], timeout: float | None) -> tuple[URL, dict[str, Any]]:
         tls = tls_of(query)
@@ -186,8 +188,11 @@ class MysqlDialect(Dialect):
     def unlock(self, connection: Connection) -> None:
         connection.execute(text("SELECT RELEASE_LOCK(:name)"), {"name": _lock_name(connection)})
 
-    def says_done(self, error: BaseException) -> bool:
-        return _number(error) in _ALREADY_SO
+    def says_made(self, error: BaseException) -> bool:
+        return _number(error) in _MADE
+
+    def says_gone(self, error: BaseException) -> bool:
+        return _number(error) in _GONE
 
 
 def _begin_read_only(connection: Connection) -> None:

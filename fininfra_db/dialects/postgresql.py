@@ -33,8 +33,9 @@ _HELD_LOCKS: Final = (
 )
 """The sessions that hold our lock: pg_locks shows a 64-bit key as two halves (PostgreSQL documentation, "pg_locks")."""
 _HOLDER: Final = re.compile(r"(?P<program>\S+) (?P<pid>\d+)@(?P<host>\S+) (?P<since>\S+)")
-_ALREADY_SO: Final = ("42P07", "42710", "42701", "42P06", "42P01", "42704", "42703", "3F000")
-"""Duplicate table, object, column, schema; undefined table, object, column, schema (PostgreSQL documentation, appendix A)."""
+_MADE: Final = ("42P07", "42710", "42701", "42P06")
+_GONE: Final = ("42P01", "42704", "42703", "3F000")
+"""Duplicate, and undefined, table, object, column and schema (PostgreSQL documentation, appendix A)."""
 
 _INTEGERS: Final = ("command_timeout", "statement_cache_size", "max_cached_statement_lifetime", "max_cacheable_statement_size")
 _CHECK_CLIENT_EVERY: Final = "2s"
@@ -70,6 +71,7 @@ class PostgresqlDialect(Dialect):
     drivers = ("asyncpg", "psycopg")
     other_drivers = ("psycopg2", "psycopg2cffi", "pg8000", "psycopg_async")
     maintenance_database = "postgres"
+    nothing = "DO $$BEGIN END$$"
     online = OnlineDdl()
 
     def engine_arguments(self, url: URL, purpose: Purpose, options: SessionOptions = DEFAULTS) -> tuple[URL, dict[str, Any]]:
@@ -228,8 +230,11 @@ class PostgresqlDialect(Dialect):
     def unlock(self, connection: Connection) -> None:
         connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _LOCK_KEY})
 
-    def says_done(self, error: BaseException) -> bool:
-        return _sqlstate(error) in _ALREADY_SO
+    def says_made(self, error: BaseException) -> bool:
+        return _sqlstate(error) in _MADE
+
+    def says_gone(self, error: BaseException) -> bool:
+        return _sqlstate(error) in _GONE
 
 
 def _name_of_holder() -> str:

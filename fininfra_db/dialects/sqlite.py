@@ -222,14 +222,16 @@ class SqliteDialect(Dialect):
         return sqlite_guard.guarded(connection, stated)
 
     def before_migration(self, connection: Connection, versions: Collection[str]) -> Snapshot | None:
-        """Copy the file, if there is a row in it to lose, and let go of all automatic copies but the last three."""
+        """Copy the file, if there is a row in it to lose."""
         file = connection.exec_driver_sql("PRAGMA database_list").first()
         if file is None or not file[2] or not sqlite_guard.holds_rows(connection):
             return None
         path = Path(file[2]).resolve()
-        snapshot = in_thread(lambda stop: sqlite_snapshots.take(path, versions, stop))
-        sqlite_snapshots.prune(path, spare=snapshot)
-        return snapshot
+        return in_thread(lambda stop: sqlite_snapshots.take(path, versions, stop))
+
+    def let_go_of_snapshots(self, url: URL, newest: Snapshot | None) -> None:
+        if newest is not None:
+            sqlite_snapshots.prune(file_of(url).resolve(), spare=newest)
 
     def list_snapshots(self, url: URL) -> tuple[Snapshot, ...]:
         return sqlite_snapshots.find(file_of(url).resolve())

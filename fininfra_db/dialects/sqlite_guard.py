@@ -48,11 +48,11 @@ def guarded(connection: Connection, stated: Callable[[], Collection[str]]) -> It
 def tables_of(connection: Connection) -> list[str]:
     """The tables that hold the user's rows: not SQLite's, Alembic's and ours, nor those behind a virtual table."""
     found = connection.exec_driver_sql("SELECT name, rootpage FROM sqlite_master WHERE type = 'table'").all()
-    behind = tuple(f"{name}_" for name, rootpage in found if not rootpage)
+    shadows = {row[1] for row in connection.exec_driver_sql("PRAGMA table_list") if row[2] == "shadow"}
     return [
         name
         for name, rootpage in found
-        if rootpage and name != VERSION_TABLE and not name.startswith(("sqlite_", "fininfra_", _MADE_BY_ALEMBIC, *behind))
+        if rootpage and name != VERSION_TABLE and name not in shadows and not name.startswith(("sqlite_", "fininfra_", _MADE_BY_ALEMBIC))
     ]
 
 

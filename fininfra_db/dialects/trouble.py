@@ -80,8 +80,12 @@ class Trouble:
         host = url.host or "local socket"
         return f"{self.label} database {url.database!r} at {host}{f':{url.port}' if url.port else ''}"
 
-    def says_done(self, error: BaseException) -> bool:
-        """Whether a statement failed because what it makes is there already, or what it drops is gone."""
+    def says_made(self, error: BaseException) -> bool:
+        """Whether a statement failed because what it makes is there already."""
+        return False
+
+    def says_gone(self, error: BaseException) -> bool:
+        """Whether a statement failed because what it drops is not there."""
         return False
 
     def lock_not_obtained(self, url: URL, holder: Holder | None = None) -> LockNotObtained:

@@ -4,7 +4,6 @@ The database is asked, and where its journal says that nothing remains, the jour
 """
 
 import asyncio
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from fininfra_db.connections import open_connection
@@ -13,7 +12,6 @@ from fininfra_db.errors import FininfraDbError, LockLost, MigrationFailed, Table
 from fininfra_db.migrate.config import Project
 from fininfra_db.migrate.journal import FAILED, rewrite
 from fininfra_db.migrate.state import in_words, read_state, read_versions
-from fininfra_db.results import Entry
 
 if TYPE_CHECKING:
     from fininfra_db.migrate.watch import Watch
@@ -76,22 +74,15 @@ async def failed(project: Project, watch: "Watch", reason: str, error: FininfraD
 
 
 async def something_remains(project: Project, watch: "Watch") -> bool:
-    """Whether a part of the revision that failed is in the database."""
+    """Whether a part of the revision that failed is in the database. Where the journal says more than is so, it is put right."""
     if watch.nothing_remains:
         return False
-    unfinished = (await read_state(project)).unfinished
-    return unfinished is None or await _is_left_behind(project, watch, unfinished)
-
-
-async def _is_left_behind(project: Project, watch: "Watch", entry: Entry) -> bool:
-    """Whether the unfinished row means that a part of the revision is in the database; if not, the row says so from now on.
-
-    The row counts what was committed. A first statement that failed has done nothing, on any database; of one that was
-    interrupted nobody knows.
-    """
-    if entry.statement and not (entry.statement == 1 and watch.failed_at_once and not watch.is_interrupted):
+    row = (await read_state(project)).unfinished
+    left = watch.what_is_left(row) if row is not None else None
+    if row is None or left is None:
         return True
-    async with open_connection(project.settings, "migration") as connection:
-        await connection.run_sync(lambda sync: rewrite(sync, replace(entry, outcome=FAILED)))
-        await connection.commit()
-    return False
+    if left != row:
+        async with open_connection(project.settings, "migration") as connection:
+            await connection.run_sync(lambda sync: rewrite(sync, left))
+            await connection.commit()
+    return left.outcome != FAILED

@@ -64,16 +64,18 @@ async def assess(settings: Settings, project: Project | None, action: Action) ->
     A database that does not exist has nothing to lose, nor has a damaged one to a snapshot, which keeps what is left of it.
     Raises ``DatabaseUnreachable``.
     """
-    target = target_of(settings)
+    ours = target_of(settings)
     try:
         if project is not None and not project.is_ours:
-            target, found = await _look_through_their_env(project, target)
+            looks = await _look_through_their_env(project, ours)
         else:
-            found = await read(settings, lambda connection: look(connection, target.dialect))
+            looks = [(ours, await read(settings, lambda connection: look(connection, ours.dialect)))]
     except DatabaseUnreachable as error:
         if not isinstance(error, DatabaseMissing) and action is not RESTORE:
             raise
-        found = Found(name=target.dialect.database_name(target.url))
+        looks = [(ours, Found(name=ours.dialect.database_name(ours.url)))]
+    judged = [(target, found, judge(settings, action, found, is_local=target.dialect.is_local(target.url))) for target, found in looks]
+    target, found, refusal = next((each for each in judged if each[2]), judged[0])
     radius = BlastRadius(
         database=found.name,
         url=target.display,
@@ -83,7 +85,7 @@ async def assess(settings: Settings, project: Project | None, action: Action) ->
         unread=found.unread,
         newest_write=found.newest_write,
     )
-    return Assessment(action, radius, judge(settings, action, found, is_local=target.dialect.is_local(target.url)))
+    return Assessment(action, radius, refusal)
 
 
 def judge(settings: Settings, action: Action, found: Found, *, is_local: bool) -> Refusal | None:
@@ -147,8 +149,8 @@ def _place(radius: BlastRadius) -> str:
     return f"{radius.url} (from {radius.source})"
 
 
-async def _look_through_their_env(project: Project, target: Target) -> tuple[Target, Found]:
-    """A foreign ``env.py`` may connect to another place than our settings say, and that is the one to guard."""
+async def _look_through_their_env(project: Project, target: Target) -> list[tuple[Target, Found]]:
+    """A foreign ``env.py`` may connect to another place than our settings say, or to several; those are the ones to guard."""
     from fininfra_db.migrate.environment import execute
 
     seen: list[tuple[Target, Found]] = []
@@ -162,4 +164,4 @@ async def _look_through_their_env(project: Project, target: Target) -> tuple[Tar
         return ()
 
     await execute(project, work, "reading")
-    return seen[0]
+    return seen

@@ -18,6 +18,7 @@ from fininfra_db.results import Entry
 from fininfra_db.types import UtcDateTime
 
 TABLE: Final = "fininfra_migrations"
+VERSION_TABLE: Final = "alembic_version"
 
 RUNNING: Final = "running"
 DONE: Final = "done"
@@ -44,6 +45,7 @@ entries: Final = Table(
     Column("statement_sql", Text),
     Column("digest", String(64)),
     Column("checksum", String(64)),
+    Column("version_table", String(255), nullable=False),
     Column("login", String(255)),
     Column("host", String(255)),
     Column("pid", Integer),
@@ -60,11 +62,15 @@ def read_entries(connection: Connection) -> tuple[Entry, ...]:
     return tuple(Entry(**row) for row in connection.execute(select(entries).order_by(entries.c.id)).mappings())
 
 
-def read_unfinished(connection: Connection) -> Entry | None:
-    """The revision that began and did not end; None when all did. While a run goes on, that is the one it is at."""
+def read_unfinished(connection: Connection, version_table: str = VERSION_TABLE) -> Entry | None:
+    """The revision that began and did not end; None when all did. While a run goes on, that is the one it is at.
+
+    ``version_table`` says whose: projects may share a database.
+    """
     if not inspect(connection).has_table(TABLE):
         return None
-    row = connection.execute(select(entries).where(entries.c.outcome == RUNNING).order_by(entries.c.id)).mappings().first()
+    running = select(entries).where(entries.c.outcome == RUNNING, entries.c.version_table == version_table).order_by(entries.c.id)
+    row = connection.execute(running).mappings().first()
     return Entry(**row) if row else None
 
 
@@ -77,6 +83,12 @@ def write_entries(connection: Connection, *new: Entry) -> None:
 def rewrite(connection: Connection, entry: Entry) -> None:
     """Make the row of ``entry`` say what ``entry`` says."""
     connection.execute(update(entries).where(entries.c.id == entry.id), asdict(entry) | {"id": entry.id})
+
+
+def settle_all(connection: Connection) -> None:
+    """Say of every unfinished revision that nobody needs to finish it; the caller commits. Nothing where there is no journal."""
+    if inspect(connection).has_table(TABLE):
+        connection.execute(update(entries).where(entries.c.outcome == RUNNING).values(outcome=SETTLED))
 
 
 def checksum_of(path: Path) -> str:

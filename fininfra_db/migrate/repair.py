@@ -28,11 +28,11 @@ async def repair(project: Project, settlement: Settlement, *, observer: Observer
     """
     state = await read_state(project)
     if state.unfinished is None:
-        return Repaired(after=state.versions)
+        return Repaired(way=settlement, after=state.versions)
     refuse_unknown(project.history(), state.versions)
     if settlement == "mark-rolled-back":
         await _settle(project, state.unfinished)
-        return Repaired(settled=state.unfinished, after=state.versions)
+        return Repaired(way=settlement, settled=state.unfinished, after=state.versions)
     resume = Resume(state.unfinished, run_it=settlement == "resume")
     if resume.entry.revision not in project.history().revisions:
         raise RevisionNotFound(
@@ -50,11 +50,13 @@ async def repair(project: Project, settlement: Settlement, *, observer: Observer
         return [step for step in found if step.revision.revision == resume.entry.revision]
 
     ran = await run_steps(project, config, scripts, plan, observer=observer, resume=resume, destination_rev=resume.entry.revision)
-    return Repaired(settled=state.unfinished if ran.steps else None, steps=ran.steps, after=ran.after)
+    if not ran.steps and settlement == "mark-applied":  # its version was written by hand too
+        await _settle(project, state.unfinished)
+    return Repaired(way=settlement, settled=state.unfinished, steps=ran.steps if resume.run_it else (), after=ran.after)
 
 
 async def _settle(project: Project, entry: Entry) -> None:
     async with migration_lock(project.settings), open_connection(project.settings, "migration") as connection:
-        if await connection.run_sync(read_unfinished) == entry:
+        if await connection.run_sync(lambda sync: read_unfinished(sync, entry.version_table)) == entry:
             await connection.run_sync(lambda sync: rewrite(sync, replace(entry, outcome=SETTLED)))
             await connection.commit()

@@ -26,6 +26,7 @@ from fininfra_db.errors import (
 from fininfra_db.events import Observer
 from fininfra_db.migrate.aftermath import failed, interrupted, something_remains
 from fininfra_db.migrate.config import Project
+from fininfra_db.migrate.resuming import unfinished
 from fininfra_db.migrate.retry import reason_of, run_patiently
 from fininfra_db.migrate.state import in_words, read_versions, refuse_unknown, state_or_none
 from fininfra_db.results import Migrated, Stamped
@@ -50,7 +51,7 @@ async def upgrade(project: Project, revision: str, *, tag: str | None = None, ob
     refuse_unknown(history, before)
     if (
         state.unfinished is None
-        and history.is_at_head(before)
+        and all(history.is_at_head(versions) for versions in (before, *state.others))
         and (revision == "heads" or (revision == "head" and len(history.heads) <= 1))
     ):
         empty = () if history.revisions else (f"There is no revision file in {project.location}.",)
@@ -72,7 +73,10 @@ async def stamp(project: Project, revisions: tuple[str, ...], *, purge: bool = F
     from fininfra_db.migrate.environment import load_scripts
     from fininfra_db.migrate.lookup import alembic_errors
 
-    before = (await state_or_none(project)).versions
+    state = await state_or_none(project)
+    if state.unfinished is not None and state.unfinished.statement:
+        raise unfinished(state.unfinished)
+    before = state.versions
     if not purge:
         refuse_unknown(project.history(), before, "Update the checkout. To forget what the database says: 'fininfra-db stamp --purge ...'.")
     config = alembic_config(project)
@@ -160,6 +164,7 @@ async def run_steps(
             watch = Watch(dialect, lock, observer=observer, resume=resume, keeps_snapshot=not project.settings.no_snapshot)
             await _run_watched(project, watch, lock, observer, lambda: _execute(project, config, scripts, plan, watch, observer, options))
             after = await read_versions(project)
+            dialect.let_go_of_snapshots(target_of(project.settings).url, watch.snapshot)
     except (asyncio.CancelledError, KeyboardInterrupt) as error:
         if watch is None:
             error.add_note(await interrupted(project, watch))
@@ -181,13 +186,16 @@ async def _run_watched(
         async with lock.kept():
             await run_patiently(project, watch, observer, execute=execute, remains=lambda: something_remains(project, watch))
     except (asyncio.CancelledError, KeyboardInterrupt) as error:
+        watch.forget_snapshot()
         error.add_note(await interrupted(project, watch))
         raise
     except FininfraDbError as error:
+        watch.forget_snapshot()
         if watch.running is None or isinstance(error, RevisionNotFound):
             raise
         raise await failed(project, watch, error.message, error) from error
     except Exception as error:  # a revision is the user's code, which may raise anything
+        watch.forget_snapshot()
         if watch.running is None:
             raise
         raise await failed(project, watch, reason_of(project, error)) from error

@@ -11,13 +11,13 @@ from fininfra_db.dialects import target_of
 from fininfra_db.errors import DatabaseAhead, DatabaseMissing
 from fininfra_db.migrate.config import Project
 from fininfra_db.migrate.history import History
+from fininfra_db.migrate.journal import VERSION_TABLE as VERSION_TABLE
 from fininfra_db.migrate.journal import read_unfinished
 from fininfra_db.results import Entry
 
 if TYPE_CHECKING:
     from alembic.runtime.migration import MigrationContext
 
-VERSION_TABLE: Final = "alembic_version"
 _AHEAD_HINT: Final = "Update the checkout to the one that made the revision, or check the database URL."
 
 
@@ -27,6 +27,8 @@ class State:
 
     versions: tuple[str, ...] = ()
     unfinished: Entry | None = None
+    others: tuple[tuple[str, ...], ...] = ()
+    """The version tables of further databases, where a foreign ``env.py`` goes through several."""
 
 
 async def read_versions(project: Project, *, only_looking: bool = False) -> tuple[str, ...]:
@@ -39,16 +41,20 @@ async def read_state(project: Project, *, only_looking: bool = False) -> State:
     if project.is_ours:
         return await read(project.settings, _select_state)
     from fininfra_db.migrate.environment import execute
+    from fininfra_db.migrate.watch import table_of
 
     found: list[State] = []
 
     def look(versions: tuple[str, ...], context: "MigrationContext") -> Iterable[Any]:
         assert context.connection is not None
-        found.append(State(tuple(sorted(versions)), read_unfinished(context.connection)))
+        found.append(State(tuple(sorted(versions)), read_unfinished(context.connection, table_of(context))))
         return ()
 
     await execute(project, look, "reading", only_looking=only_looking)
-    return found[0] if found else State()
+    if not found:
+        return State()
+    unfinished = next((state.unfinished for state in found if state.unfinished), None)
+    return State(found[0].versions, unfinished, tuple(state.versions for state in found[1:]))
 
 
 def _select_state(connection: Connection) -> State:

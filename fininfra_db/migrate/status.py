@@ -62,7 +62,7 @@ async def status(project: Project) -> Status:
             *_find_unfinished(unfinished),
             *find_heads(history),
             *_find_edited(history, revisions),
-            *(() if history.unknown(versions) else find_pending(history, versions)),
+            *(() if history.unknown(versions) or unfinished else find_pending(history, versions)),
         ),
     )
 

@@ -17,6 +17,7 @@ from fininfra_db.events import Dropped, Observer, Snapshot
 from fininfra_db.migrate.config import Project, alembic_config, load_metadata
 from fininfra_db.migrate.drift import tables_made_by
 from fininfra_db.migrate.environment import execute, load_scripts
+from fininfra_db.migrate.journal import settle_all
 from fininfra_db.migrate.plugin import PREFIX
 from fininfra_db.migrate.state import VERSION_TABLE, read_versions, refuse_unknown
 from fininfra_db.results import TablesCreated
@@ -33,8 +34,9 @@ async def create_tables(settings: Settings) -> TablesCreated:
             each.create_all(connection)
         return tuple(table.name for each in metadata for table in each.sorted_tables if table.name not in before)
 
-    async with migration_lock(settings), open_connection(settings, "migration") as connection:
+    async with migration_lock(settings) as lock, lock.kept(), open_connection(settings, "migration") as connection:
         created = await connection.run_sync(create)
+        await lock.verify()
         await connection.commit()
     warnings = ("These tables have no migration history: before the first upgrade, run 'fininfra-db stamp head'.",) if created else ()
     return TablesCreated(created=created, warnings=warnings)
@@ -65,9 +67,11 @@ async def drop_owned_tables(project: Project, observer: Observer | None = None) 
 async def _drop_under_lock(project: Project, owned: set[str], versions: tuple[str, ...], observer: Observer | None) -> Dropped:
     dropping = _Dropping(target_of(project.settings).dialect, versions, keeps_snapshot=not project.settings.no_snapshot)
     try:
-        async with migration_lock(project.settings), open_connection(project.settings, "migration") as connection:
+        async with migration_lock(project.settings) as lock, lock.kept(), open_connection(project.settings, "migration") as connection:
             await connection.run_sync(lambda sync: dropping.run(sync, owned))
+            await lock.verify()
             await connection.commit()
+            dropping.dialect.let_go_of_snapshots(target_of(project.settings).url, dropping.snapshot)
     except SQLAlchemyError as error:
         raise dropping.failed(project.settings.redact(first_line(error))) from error
     except FininfraDbError as error:
@@ -137,6 +141,9 @@ class _Dropping:
         present = [name for name in names if name in owned]
         if present and self.keeps_snapshot:
             self.snapshot = self.dialect.before_migration(connection, self.versions)
+        settle_all(connection)
+        if not self.dialect.features.transactional_ddl:
+            connection.commit()  # before the first DROP, which is final
         found = MetaData()
         found.reflect(connection, only=present, resolve_fks=False)
         tables = list(reversed(found.sorted_tables))

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fininfra_db.dialects import Dialect
 from fininfra_db.dialects.locks import HeldLock
-from fininfra_db.errors import MigrationFailed, UnfinishedRevision
+from fininfra_db.errors import MigrationFailed
 from fininfra_db.events import Observer, Snapshot, Step
 from fininfra_db.migrate import journal
 from fininfra_db.migrate.history import message_in
 from fininfra_db.migrate.recorder import Recorder
+from fininfra_db.migrate.resuming import Resuming, unfinished
 from fininfra_db.results import Entry
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Watch:
     ) -> None:
         self._dialect, self._lock, self._observer, self._resume = dialect, lock, observer, resume
         self._keeps_snapshot = keeps_snapshot
+        self._in_one_transaction = False
         self.steps: list[Step] = []
         self.running: Step | None = None
         self.is_interrupted = False
@@ -67,10 +69,15 @@ class Watch:
         """Whether nothing of the running revision is left in the database when it fails now."""
         return self.rolls_back and not (self._recorder is not None and self._recorder.committed_inside)
 
-    @property
-    def failed_at_once(self) -> bool:
-        """Whether the running revision failed at its first statement, or before: then it changed nothing."""
-        return self._recorder is None or self._recorder.has_done_nothing
+    def what_is_left(self, row: Entry) -> Entry | None:
+        """The unfinished ``row`` as it is after the running revision has failed; None when it is not of this run."""
+        return None if self._recorder is None else self._recorder.what_is_left(row, interrupted=self.is_interrupted)
+
+    def forget_snapshot(self) -> None:
+        """Remove the copy of a database that a failed run has left as it was: it would push out one that is of use."""
+        if self.snapshot is not None and self._in_one_transaction and self.nothing_remains:
+            self.snapshot.path.unlink(missing_ok=True)
+            self.snapshot = None
 
     def follow(self, plan: Iterable[Any], versions: tuple[str, ...], context: "MigrationContext") -> Iterator[Any]:
         """Hand on the steps of ``plan`` that are not done yet. Alembic asks for the next one when it has run the one before.
@@ -116,25 +123,30 @@ class Watch:
     def refuse_unfinished(self, context: "MigrationContext") -> None:
         """Raise ``UnfinishedRevision`` when an earlier run left a part of a revision behind: nothing to do is not all done then."""
         assert context.connection is not None
-        entry = journal.read_unfinished(context.connection)
+        entry = journal.read_unfinished(context.connection, table_of(context))
         if entry is not None and entry.statement:
             raise unfinished(entry)
 
     def _start_recording(self, context: "MigrationContext", first: Any) -> None:
         connection = context.connection
         assert connection is not None
-        in_one_transaction = context.impl.transactional_ddl and not context.opts.get("transaction_per_migration", False)
-        entry = journal.read_unfinished(connection)
+        self._in_one_transaction = context.impl.transactional_ddl and not context.opts.get("transaction_per_migration", False)
+        entry = journal.read_unfinished(connection, table_of(context))
         if entry is not None and entry.statement == 0:
             journal.rewrite(connection, replace(entry, outcome=journal.FAILED))  # it ended before its first statement
             entry = None
+        asked = self._resume is not None
         if entry is not None and self._resume is None:
             self._resume = self._carry_on(entry, first)
         if self._keeps_snapshot:
             self._keeps_snapshot = False
             self.snapshot = self._dialect.before_migration(connection, self.before)
-        resume = self._resume.entry if self._resume is not None and not self.steps else None
-        self._recorder = Recorder(connection, self._dialect, in_one_transaction=in_one_transaction, resume=resume)
+        resume = None
+        if self._resume is not None and not self.steps:
+            resume = Resuming(self._resume.entry, connection, self._dialect, automatic=not asked)
+        self._recorder = Recorder(
+            connection, self._dialect, version_table=table_of(context), in_one_transaction=self._in_one_transaction, resume=resume
+        )
 
     def _carry_on(self, entry: Entry, first: Any) -> Resume:
         """A revision that committed a part of itself on purpose is carried on with, where all the rest is rolled back.
@@ -179,16 +191,10 @@ class Watch:
         self.running = None
 
 
-def unfinished(entry: Entry) -> UnfinishedRevision:
-    """The error for a part of a revision that an earlier run left behind."""
-    what = f" (statement {entry.statement}: {entry.statement_sql})" if entry.statement_sql else f" (after statement {entry.statement})"
-    verb = "applying" if entry.direction == "up" else "reverting"
-    return UnfinishedRevision(
-        f"A run that was {verb} revision {entry.revision} on {entry.started:%Y-%m-%d %H:%M} UTC (host {entry.host}, pid {entry.pid}) "
-        f"ended in the middle{what}. A part of it is in the database. Nothing was run.",
-        "Settle it with 'fininfra-db repair --resume' to run the rest, or, after finishing or undoing it by hand, with "
-        "'fininfra-db repair --mark-applied' or '--mark-rolled-back'.",
-    )
+def table_of(context: "MigrationContext") -> str:
+    """The version table of an environment, with its schema: whose revisions a row of the journal tells of."""
+    schema = context.version_table_schema
+    return f"{schema}.{context.version_table}" if schema else context.version_table
 
 
 def _is_revision(step: Any) -> bool:

@@ -70,7 +70,14 @@ SUCCEEDS = {
 }
 """What each command needs to succeed in a project at head."""
 
-NEEDED = {"downgrade": "base", "environment set": "staging", "merge": "heads", "snapshot restore": SNAPSHOT, "stamp": "head"}
+NEEDED = {
+    "downgrade": "base",
+    "environment set": "staging",
+    "merge": "heads",
+    "repair": "--resume",
+    "snapshot restore": SNAPSHOT,
+    "stamp": "head",
+}
 """What must be said for the command line to be complete."""
 
 

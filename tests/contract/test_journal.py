@@ -15,12 +15,13 @@ from fininfra_db.errors import FininfraDbError, MigrationFailed, UnfinishedRevis
 from fininfra_db.migrate.journal import checksum_of, read_entries
 from fininfra_db.results import Entry
 from tests.conftest import Project
-from tests.contract.helpers import append_upgrade, create_empty_database, table_names, write_by_hand
+from tests.contract.helpers import append_upgrade, create_empty_database, table_names, use_models, write_by_hand
 
 SHOPS = "op.create_table('shops', sa.Column('id', sa.Integer(), primary_key=True), sa.Column('visits', sa.Integer()))"
 FILL = "op.execute('INSERT INTO shops (id, visits) VALUES (1, 1)')"
 COUNT = "op.execute('UPDATE shops SET visits = visits + 1')"
 BREAK = "op.execute('UPDATE nowhere SET nothing = 1')"
+ADD = "op.add_column('shops', sa.Column('zip', sa.String(9)))"
 INDEX = "op.create_index('ix_shops_visits', 'shops', ['visits'])"
 
 
@@ -151,18 +152,97 @@ async def test_repair_has_nothing_to_do_and_wants_to_be_told_how(project: Projec
 
 @pytest.mark.parametrize("project", ["postgresql"], indirect=True)
 async def test_an_autocommit_block_that_failed_is_carried_on_with(project: Project) -> None:
-    """What it had committed is not done a second time, and the run needs nobody's help."""
+    """What it had committed is not done a second time; where it is DDL alone, the run needs nobody's help."""
     await start(project)
     await write_by_hand(project, "shops", SHOPS, FILL)
-    broken = await write_by_hand(project, "block", COUNT, "with op.get_context().autocommit_block():", f"    {INDEX}", BREAK)
+    broken = await write_by_hand(project, "block", ADD, "with op.get_context().autocommit_block():", f"    {INDEX}", BREAK)
     with pytest.raises(MigrationFailed) as caught:
         await project.database().upgrade()
     assert f"A part of {broken} may remain" in caught.value.message
-    assert await project.rows("SELECT visits FROM shops") == [(2,)]
     correct(project, broken, BREAK, COUNT)
     assert [step.revision for step in (await project.database().upgrade()).steps] == [broken]
-    assert await project.rows("SELECT visits FROM shops") == [(3,)]
+    assert await project.rows("SELECT visits FROM shops") == [(2,)]
     assert [entry.outcome for entry in await ledger(project)] == ["done", "done"]
+
+
+@pytest.mark.parametrize("project", ["postgresql"], indirect=True)
+async def test_changed_rows_that_were_committed_are_not_carried_on_with_unasked(project: Project) -> None:
+    await start(project)
+    await write_by_hand(project, "shops", SHOPS, FILL)
+    broken = await write_by_hand(project, "block", COUNT, "with op.get_context().autocommit_block():", f"    {INDEX}", BREAK)
+    with pytest.raises(MigrationFailed):
+        await project.database().upgrade()
+    correct(project, broken, BREAK, COUNT)
+    with pytest.raises(UnfinishedRevision):
+        await project.database().upgrade()
+    assert await project.rows("SELECT visits FROM shops") == [(2,)]
+    await project.database().repair("resume")
+    assert await project.rows("SELECT visits FROM shops") == [(3,)]
+
+
+@pytest.mark.parametrize("project", ["postgresql", "mysql"], indirect=True)
+async def test_a_statement_that_failed_in_an_autocommit_block_is_not_taken_for_done(project: Project) -> None:
+    """Alembic commits at the end of the block all the same."""
+    await start(project)
+    await write_by_hand(project, "shops", SHOPS, FILL)
+    broken = await write_by_hand(project, "block", ADD, "with op.get_context().autocommit_block():", f"    {BREAK}", INDEX)
+    with pytest.raises(MigrationFailed):
+        await project.database().upgrade()
+    for _ in range(2):
+        with pytest.raises((MigrationFailed, UnfinishedRevision)):
+            await project.database().repair("resume")
+    correct(project, broken, BREAK, COUNT)
+    await project.database().repair("resume")
+    assert await project.rows("SELECT visits FROM shops") == [(2,)]
+
+
+@pytest.mark.parametrize("project", ["mysql"], indirect=True)
+async def test_what_the_server_refused_is_not_taken_for_done(project: Project) -> None:
+    """The table that a statement misspells is missing as well when it is run again."""
+    await start(project)
+    await write_by_hand(project, "half", SHOPS, "op.execute('ALTER TABLE shopps ADD COLUMN zip INT')")
+    with pytest.raises(MigrationFailed):
+        await project.database().upgrade()
+    with pytest.raises(MigrationFailed):
+        await project.database().repair("resume")
+    assert (await project.database().current()).revisions == ()
+
+
+@pytest.mark.parametrize("project", ["postgresql"], indirect=True)
+async def test_a_commit_of_the_revisions_own_is_not_said_to_be_rolled_back(project: Project) -> None:
+    await start(project)
+    broken = await write_by_hand(project, "half", SHOPS, FILL, "op.execute('COMMIT')", BREAK)
+    with pytest.raises(MigrationFailed) as caught:
+        await project.database().upgrade()
+    assert f"A part of {broken} may remain" in caught.value.message
+    with pytest.raises(UnfinishedRevision):
+        await project.database().upgrade()
+
+
+@pytest.mark.parametrize("project", ["postgresql", "mysql"], indirect=True)
+async def test_a_reset_leaves_nothing_to_carry_on_with(project: Project) -> None:
+    await create_empty_database(project)
+    await use_models(
+        project,
+        "from sqlalchemy import Column, Integer, MetaData, Table\nmetadata = MetaData()\nTable('shops', metadata, Column('id', Integer))",
+    )
+    broken = await write_by_hand(project, "half", SHOPS, "with op.get_context().autocommit_block():", f"    {INDEX}", BREAK)
+    with pytest.raises(MigrationFailed):
+        await project.database().upgrade()
+    correct(project, broken, BREAK, FILL)
+    reset = await project.database().reset()
+    assert [step.revision for step in reset.migrated.steps] == [broken]
+    assert await project.rows("SELECT id FROM shops") == [(1,)]
+
+
+@pytest.mark.parametrize("project", ["mysql"], indirect=True)
+async def test_a_stamp_waits_for_the_repair(project: Project) -> None:
+    await start(project)
+    await write_by_hand(project, "half", SHOPS, FILL, INDEX, BREAK)
+    with pytest.raises(MigrationFailed):
+        await project.database().upgrade()
+    with pytest.raises(UnfinishedRevision):
+        await project.database().stamp("head")
 
 
 async def test_plain_alembic_keeps_the_journal_too(project: Project) -> None:
