@@ -222,6 +222,7 @@ class Database:
 
         if alembic_options(self.settings.project_root) is not None:
             self._project().require_models()
+        load_metadata(self.settings)  # what cannot work is found before the database is asked
         await self._refuse_ahead()
         return await create_tables(self.settings)
 
@@ -230,9 +231,10 @@ class Database:
 
         Raises ``Protected``, ``WrongDatabaseName``.
         """
-        from fininfra_db.data.loader import seed
+        from fininfra_db.data.loader import require_seed, seed
         from fininfra_db.migrate.guard import SEED
 
+        require_seed(self.settings, name)
         await self._require(SEED, confirm_database)
         await self._refuse_ahead()
         return await seed(self.settings, name)
