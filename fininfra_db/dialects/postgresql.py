@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import URL, Connection, Table, text
+from sqlalchemy import URL, Connection, Engine, Table, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import SchemaType
 
+from fininfra_db.dialects.asyncpg_simple import execute_simply
 from fininfra_db.dialects.base import CONNECT_TIMEOUT, ConnectionOpener, Dialect, Features, Purpose
 from fininfra_db.dialects.blockers import in_words, names_in
 from fininfra_db.dialects.online import OnlineDdl
@@ -75,11 +76,9 @@ class PostgresqlDialect(Dialect):
     online = OnlineDdl()
 
     def engine_arguments(self, url: URL, purpose: Purpose, options: SessionOptions = DEFAULTS) -> tuple[URL, dict[str, Any]]:
-        """Nothing but an application prepares by name: a pooler may look for the name on another server connection, and each
-        statement of a migration is run once and would have to be closed again, which takes as long as to run it.
-        """
+        """What looks at the database prepares nothing by name: a pooler may look for the name on another server connection."""
         url, arguments = super().engine_arguments(url, purpose, options)
-        if purpose != "application" and url.get_driver_name() == "asyncpg":
+        if purpose in ("reading", "maintenance") and url.get_driver_name() == "asyncpg":
             arguments = {"statement_cache_size": 0, "prepared_statement_cache_size": 0, "prepared_statement_name_func": str} | arguments
         return url, arguments
 
@@ -101,6 +100,11 @@ class PostgresqlDialect(Dialect):
             arguments["server_settings"] = settings
         arguments |= {name: int(query[name]) for name in _INTEGERS if name in query}
         return url.difference_update_query(["application_name", "options", *_INTEGERS]), arguments
+
+    def prepare(self, engine: Engine, url: URL, purpose: Purpose, options: SessionOptions) -> None:
+        super().prepare(engine, url, purpose, options)
+        if purpose == "migration" and engine.dialect.driver == "asyncpg":
+            execute_simply(engine)
 
     def session_sql(self, url: URL, purpose: Purpose, options: SessionOptions) -> str:
         """Only settings that the server has: idle sessions end since version 14, and only on Linux it notices a lost client."""
