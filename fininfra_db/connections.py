@@ -9,10 +9,10 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
-from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 from sqlalchemy.util import greenlet_spawn
 
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 R = TypeVar("R")
+
+_LOOKS: Final = 20
+_BETWEEN_LOOKS: Final = 0.05
+"""How often, and after how many seconds, a look is repeated that met somebody else's change of a table."""
 
 
 def make_engine(settings: Settings, purpose: Purpose) -> "AsyncEngine":
@@ -136,6 +140,13 @@ async def read(settings: Settings, work: Callable[[Connection], R]) -> R:
         finally:
             engine.dispose()
 
+    for _ in range(_LOOKS - 1):
+        try:
+            return await greenlet_spawn(run)
+        except DBAPIError as error:
+            if not target_of(settings).dialect.is_momentary(error):
+                raise
+            await asyncio.sleep(_BETWEEN_LOOKS)
     return await greenlet_spawn(run)
 
 

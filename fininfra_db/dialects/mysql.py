@@ -42,6 +42,8 @@ _MAKE_HOLDER_TABLE: Final = (
     f"CREATE TABLE IF NOT EXISTS {_HOLDER_TABLE} (id INT PRIMARY KEY, connection BIGINT, host VARCHAR(255), pid INT, since DATETIME(6)) "
     "CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
 )
+_MOMENTARY: Final = (1412, 1684)
+"""A table's definition has changed, or is being changed, by somebody else."""
 _MADE: Final = (1007, 1050, 1060, 1061, 1068, 1826)
 _GONE: Final = (1008, 1051, 1091)
 """Database, table, column, key, primary key or foreign key is there already, or is not there to be dropped (MariaDB "Error Codes")."""
@@ -187,6 +189,9 @@ class MysqlDialect(Dialect):
 
     def unlock(self, connection: Connection) -> None:
         connection.execute(text("SELECT RELEASE_LOCK(:name)"), {"name": _lock_name(connection)})
+
+    def is_momentary(self, error: BaseException) -> bool:
+        return _number(error) in _MOMENTARY
 
     def says_made(self, error: BaseException) -> bool:
         return _number(error) in _MADE

@@ -80,6 +80,10 @@ class Trouble:
         host = url.host or "local socket"
         return f"{self.label} database {url.database!r} at {host}{f':{url.port}' if url.port else ''}"
 
+    def is_momentary(self, error: BaseException) -> bool:
+        """Whether a look failed for what somebody else was changing just then, and would not a moment later."""
+        return False
+
     def says_made(self, error: BaseException) -> bool:
         """Whether a statement failed because what it makes is there already."""
         return False

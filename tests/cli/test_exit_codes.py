@@ -211,7 +211,7 @@ def test_130_a_migration_that_sleeps_is_interrupted(project: Project) -> None:
     assert done.returncode == 130
     assert done.stdout == ""
     assert done.stderr.startswith("Error: Interrupted.")
-    assert "fininfra-db current" in done.stderr
+    assert "fininfra-db status" in done.stderr
     assert "Traceback" not in done.stderr
     assert project.run("current").stdout == f"{FIRST}\n"
 

@@ -19,7 +19,7 @@ import pytest
 from sqlalchemy import make_url
 
 from fininfra_db.database import Database
-from fininfra_db.errors import DatabaseMissing, MigrationFailed, Refused, RevisionNotFound
+from fininfra_db.errors import DatabaseMissing, MigrationFailed, Refused, RevisionNotFound, UnfinishedRevision
 from fininfra_db.events import Event, Retrying
 from fininfra_db.migrate import retry
 from fininfra_db.migrate.authoring import Draft
@@ -378,7 +378,8 @@ async def test_a_run_that_their_env_does_not_commit_is_a_failure(project: Projec
     done = project.run("upgrade")
     assert done.returncode == 1
     assert "it was not committed" in done.stderr
-    with pytest.raises(MigrationFailed, match="it was not committed"):
+    what, why = (UnfinishedRevision, "ended in the middle") if project.dialect == "mysql" else (MigrationFailed, "it was not committed")
+    with pytest.raises(what, match=why):  # where each DDL statement is committed, the tables are there and the version is not
         await project.database().stamp("head")
     assert (await project.database().current()).revisions == ()
 
