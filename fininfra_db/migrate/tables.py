@@ -94,7 +94,7 @@ def naming(dropped: Dropped, observer: Observer | None) -> Iterator[None]:
         if dropped.tables:
             error.add(f"Before that, the reset had dropped {dropped}.")
         raise
-    except BaseException:
+    except BaseException:  # an interruption, as above
         if observer and dropped.tables:
             observer(dropped)
         raise
