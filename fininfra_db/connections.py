@@ -19,7 +19,7 @@ from sqlalchemy.util import greenlet_spawn
 from fininfra_db.dialects import Target, target_of
 from fininfra_db.dialects.base import Purpose, first_line
 from fininfra_db.dialects.locks import HeldLock
-from fininfra_db.dialects.sessions import SessionOptions
+from fininfra_db.dialects.sessions import ANSWER_TIMEOUT, SessionOptions
 from fininfra_db.errors import DatabaseFailed, DatabaseMissing, DriverMissing, FininfraDbError, UrlInvalid
 from fininfra_db.events import Observer
 from fininfra_db.security import keyring_of
@@ -116,7 +116,8 @@ async def open_connection(settings: Settings, purpose: Purpose) -> AsyncIterator
     engine = make_engine(settings, purpose)
     try:
         with _errors_in_words(settings):
-            connection = await engine.connect()
+            async with asyncio.timeout(_time_to_connect(settings)):
+                connection = await engine.connect()
         try:
             with _statement_errors_in_words(settings):
                 yield connection
@@ -126,28 +127,48 @@ async def open_connection(settings: Settings, purpose: Purpose) -> AsyncIterator
         await engine.dispose()
 
 
-async def read(settings: Settings, work: Callable[[Connection], R]) -> R:
-    """What ``work`` finds on a connection for reading, opened as by ``open_connection()``."""
+async def read(settings: Settings, work: Callable[[Connection], R], *, takes_long: bool = False) -> R:
+    """What ``work`` finds on a connection for reading, opened as by ``open_connection()``.
+
+    Raises ``ServerNotReady`` when the server does not answer; of ``work`` that ``takes_long``, such as counting rows, that
+    cannot be told.
+    """
     _look_before_connecting(settings, "reading")
+    for _ in range(_LOOKS - 1):
+        try:
+            return await _read_once(settings, work, takes_long)
+        except DBAPIError as error:
+            if not target_of(settings).dialect.is_momentary(error):
+                raise
+            await asyncio.sleep(_BETWEEN_LOOKS)
+    return await _read_once(settings, work, takes_long)
+
+
+async def _read_once(settings: Settings, work: Callable[[Connection], R], takes_long: bool) -> R:
+    target = target_of(settings)
     engine = _make_engine(settings, "reading")
 
-    def run() -> R:
+    def run(limit: asyncio.Timeout) -> R:
         try:
             with _errors_in_words(settings):
                 connection = engine.connect()
+            answers_at_once = target.dialect.features.has_server and not takes_long
+            limit.reschedule(asyncio.get_running_loop().time() + ANSWER_TIMEOUT if answers_at_once else None)
             with connection, _statement_errors_in_words(settings):
                 return work(connection)
         finally:
             engine.dispose()
 
-    for _ in range(_LOOKS - 1):
-        try:
-            return await greenlet_spawn(run)
-        except DBAPIError as error:
-            if not target_of(settings).dialect.is_momentary(error):
-                raise
-            await asyncio.sleep(_BETWEEN_LOOKS)
-    return await greenlet_spawn(run)
+    try:
+        async with asyncio.timeout(_time_to_connect(settings)) as limit:
+            return await greenlet_spawn(run, limit)
+    except TimeoutError:
+        raise target.dialect.fell_silent(target.url) from None
+
+
+def _time_to_connect(settings: Settings) -> float | None:
+    target = target_of(settings)
+    return target.dialect.time_to_connect(target.url)
 
 
 def _look_before_connecting(settings: Settings, purpose: Purpose) -> None:
@@ -193,6 +214,15 @@ async def migration_lock(settings: Settings, observer: Observer | None = None) -
         lambda: open_connection(settings, "maintenance"), target.url, timeout=settings.lock_timeout, observer=observer
     ) as lock:
         yield lock
+
+
+@asynccontextmanager
+async def locked_transaction(settings: Settings, purpose: Purpose) -> AsyncIterator["AsyncConnection"]:
+    """One connection under the migration lock, whose work is committed at the end of the block if the lock is still held."""
+    async with migration_lock(settings) as lock, lock.kept(), open_connection(settings, purpose) as connection:
+        yield connection
+        await lock.verify()
+        await connection.commit()
 
 
 async def ensure_database(settings: Settings) -> bool:

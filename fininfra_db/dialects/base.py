@@ -17,7 +17,7 @@ from fininfra_db.dialects.features import Features as Features
 from fininfra_db.dialects.locks import HeldLock, hold
 from fininfra_db.dialects.online import OnlineDdl
 from fininfra_db.dialects.place import Place
-from fininfra_db.dialects.sessions import DEFAULTS, SessionOptions, run_on
+from fininfra_db.dialects.sessions import ANSWER_TIMEOUT, DEFAULTS, SessionOptions, run_on
 from fininfra_db.dialects.tls import OPTIONS as TLS_OPTIONS
 from fininfra_db.dialects.tls import tls_of
 from fininfra_db.dialects.trouble import Trouble
@@ -81,15 +81,26 @@ class Dialect(Trouble, Place):
 
     def engine_arguments(self, url: URL, purpose: Purpose, options: SessionOptions = DEFAULTS) -> tuple[URL, dict[str, Any]]:
         """The URL and the ``connect_args`` that make the driver do what the URL asks for."""
-        query = {name: value if isinstance(value, str) else value[-1] for name, value in url.query.items()}
         bare = url.difference_update_query([*TLS_OPTIONS, "connect_timeout"])
+        return self.driver_arguments(bare, _query_of(url), self.connect_timeout(url))
+
+    def connect_timeout(self, url: URL) -> float | None:
+        """Seconds that the driver may take to be let in; None for no limit."""
         try:
-            timeout = float(query.get("connect_timeout", CONNECT_TIMEOUT))
+            timeout = float(_query_of(url).get("connect_timeout", CONNECT_TIMEOUT))
         except ValueError:
             timeout = math.nan
         if not math.isfinite(timeout):
             raise UrlInvalid("connect_timeout is not a number of seconds.", "Correct the database URL.")
-        return self.driver_arguments(bare, query, timeout if timeout > 0 else None)
+        return timeout if timeout > 0 else None
+
+    def time_to_connect(self, url: URL) -> float | None:
+        """Seconds after which a connection is given up that is not ready for its first statement; None for no limit.
+
+        The drivers' own limits end with the login, and what SQLAlchemy and this program ask then has none.
+        """
+        timeout = self.connect_timeout(url) if self.features.has_server else None
+        return None if timeout is None else timeout * max(1, len(self.hosts(url))) + ANSWER_TIMEOUT
 
     def driver_arguments(self, url: URL, query: Mapping[str, str], timeout: float | None) -> tuple[URL, dict[str, Any]]:
         """Translate libpq's options in ``query`` for the driver. ``timeout`` is in seconds, None for no limit."""
@@ -241,3 +252,8 @@ class Dialect(Trouble, Place):
             f"Snapshots of a {self.label} database are not made by this program yet. Nothing was changed.",
             "Use the database's own backup tools.",
         )
+
+
+def _query_of(url: URL) -> dict[str, str]:
+    """The options of a URL; of one that is given twice, the last."""
+    return {name: value if isinstance(value, str) else value[-1] for name, value in url.query.items()}

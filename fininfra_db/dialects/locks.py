@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import URL
 from sqlalchemy.util import await_only
 
+from fininfra_db.dialects.sessions import ANSWER_TIMEOUT
 from fininfra_db.errors import LockLost
 from fininfra_db.events import Observer, Waiting
 
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from fininfra_db.dialects.base import ConnectionOpener, Dialect
-
-ANSWER_TIMEOUT: Final = 15.0
-"""Seconds for the server to say that the lock is still held; after that the connection counts as lost."""
 
 HEARTBEAT: Final = 5.0
 """Seconds between two such questions while a revision runs: they also keep the connection from being closed as idle."""
@@ -115,7 +113,8 @@ async def hold(
 ) -> AsyncIterator[HeldLock]:
     """Take the lock, waiting up to ``timeout`` seconds for whoever holds it. Raises ``LockNotObtained`` or ``LockUnsafe``."""
     async with connect() as connection:
-        await dialect.refuse_unsafe_lock(connection, connect)
+        async with _answering(dialect, url):
+            await dialect.refuse_unsafe_lock(connection, connect)
         await _take(dialect, connection, url, timeout, observer)
         try:
             yield SessionLock(dialect, connection, url)
@@ -126,11 +125,24 @@ async def hold(
                     await connection.run_sync(dialect.unlock)
 
 
+@asynccontextmanager
+async def _answering(dialect: "Dialect", url: URL) -> AsyncIterator[None]:
+    """Give the server its time to answer what the block asks. Raises ``ServerNotReady`` when it does not."""
+    try:
+        async with asyncio.timeout(ANSWER_TIMEOUT):
+            yield
+    except TimeoutError:
+        raise dialect.fell_silent(url) from None
+
+
 async def _take(dialect: "Dialect", connection: "AsyncConnection", url: URL, timeout: float, observer: Observer | None) -> None:
     deadline = time.monotonic() + timeout
     told = False
-    while not await connection.run_sync(dialect.try_lock):
-        holder = await connection.run_sync(dialect.lock_holder)
+    while True:
+        async with _answering(dialect, url):
+            if await connection.run_sync(dialect.try_lock):
+                return
+            holder = await connection.run_sync(dialect.lock_holder)
         if time.monotonic() >= deadline:
             raise dialect.lock_not_obtained(url, holder)
         if observer is not None and not told:

@@ -9,6 +9,9 @@ from typing import Any, Final
 
 from fininfra_db.settings import DDL_LOCK_TIMEOUT, LOCK_TIMEOUT
 
+ANSWER_TIMEOUT: Final = 15.0
+"""Seconds for a server to answer what it answers at once; after that the connection counts as lost."""
+
 _LONGEST_TIMEOUT: Final = 2**31 - 1
 """The most milliseconds that PostgreSQL and SQL Server take."""
 

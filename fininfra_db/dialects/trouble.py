@@ -42,6 +42,13 @@ class Trouble:
             f"Cannot connect to {where}: {first_line(error)}", "Check that the server runs and that the URL's user and password are right."
         )
 
+    def fell_silent(self, url: URL) -> ServerNotReady:
+        """The error for a server that let us in and then did not answer a question. It does not say what was run before."""
+        return ServerNotReady(
+            f"{self.describe(url)} fell silent: it let us in, and then did not answer.",
+            "Check the network and the server, then run the command again.",
+        )
+
     def is_passing(self, error: BaseException) -> bool:
         """Whether a failed connect is a trouble that goes away by itself: nobody answers, or not yet, or the server is full.
 

@@ -69,7 +69,7 @@ async def assess(settings: Settings, project: Project | None, action: Action) ->
         if project is not None and not project.is_ours:
             looks = await _look_through_their_env(project, ours)
         else:
-            looks = [(ours, await read(settings, lambda connection: look(connection, ours.dialect)))]
+            looks = [(ours, await read(settings, lambda connection: look(connection, ours.dialect), takes_long=True))]
     except DatabaseUnreachable as error:
         if not isinstance(error, DatabaseMissing) and action is not RESTORE:
             raise

@@ -6,7 +6,7 @@ from typing import Final
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from fininfra_db.connections import migration_lock, open_connection, read
+from fininfra_db.connections import locked_transaction, read
 from fininfra_db.dialects.base import first_line
 from fininfra_db.errors import FininfraDbError, OptionsInvalid
 from fininfra_db.migrate.meta import read_meta, write_meta
@@ -70,9 +70,8 @@ async def set_environment(settings: Settings, name: str | None) -> Marked:
             write_meta(connection, NAME, name)
         return before
 
-    async with migration_lock(settings), open_connection(settings, "seeding") as connection:
+    async with locked_transaction(settings, "seeding") as connection:
         before = await connection.run_sync(write)
-        await connection.commit()
     return Marked(before=before, environment=name, protected=settings.protects(name))
 
 
@@ -85,9 +84,8 @@ async def mark_migrated(settings: Settings) -> tuple[str, ...]:
     try:
         if not is_name(name) or await read(settings, read_marker) is not None:
             return ()
-        async with migration_lock(settings), open_connection(settings, "seeding") as connection:
+        async with locked_transaction(settings, "seeding") as connection:
             await connection.run_sync(lambda sync: mark(sync, name))
-            await connection.commit()
     except (SQLAlchemyError, FininfraDbError) as error:
         reason = settings.redact(first_line(error)).rstrip(".")
         return (f"The database could not be marked as {name}: {reason}. Run 'fininfra-db environment set {name}'.",)

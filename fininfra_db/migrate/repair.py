@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Literal
 
-from fininfra_db.connections import migration_lock, open_connection
+from fininfra_db.connections import locked_transaction
 from fininfra_db.errors import RevisionNotFound
 from fininfra_db.events import Observer
 from fininfra_db.migrate.config import Project, alembic_config
@@ -56,7 +56,6 @@ async def repair(project: Project, settlement: Settlement, *, observer: Observer
 
 
 async def _settle(project: Project, entry: Entry) -> None:
-    async with migration_lock(project.settings), open_connection(project.settings, "migration") as connection:
+    async with locked_transaction(project.settings, "migration") as connection:
         if await connection.run_sync(lambda sync: read_unfinished(sync, entry.version_table)) == entry:
             await connection.run_sync(lambda sync: rewrite(sync, replace(entry, outcome=SETTLED)))
-            await connection.commit()

@@ -17,6 +17,7 @@ from fininfra_db.connections import migration_lock
 from fininfra_db.dialects import target_of
 from fininfra_db.dialects.locks import HeldLock
 from fininfra_db.errors import (
+    DatabaseUnreachable,
     FininfraDbError,
     MigrationFailed,
     OptionsInvalid,
@@ -163,7 +164,7 @@ async def run_steps(
             dialect = target_of(project.settings).dialect
             watch = Watch(dialect, lock, observer=observer, resume=resume, keeps_snapshot=not project.settings.no_snapshot)
             await _run_watched(project, watch, lock, observer, lambda: _execute(project, config, scripts, plan, watch, observer, options))
-            after = await read_versions(project)
+            after = await _read_afterwards(project, watch)
             dialect.let_go_of_snapshots(target_of(project.settings).url, watch.snapshot)
     except (asyncio.CancelledError, KeyboardInterrupt) as error:
         if watch is None:
@@ -176,6 +177,17 @@ async def run_steps(
             "Look for a statement that env.py runs on the connection before context.configure().",
         )
     return Migrated(before=watch.before, after=after, steps=tuple(watch.steps), snapshot=watch.snapshot)
+
+
+async def _read_afterwards(project: Project, watch: "Watch") -> tuple[str, ...]:
+    """Where the database is after the run. That it cannot be asked must not sound as if nothing was run."""
+    try:
+        return await read_versions(project)
+    except DatabaseUnreachable as error:
+        raise type(error)(
+            f"The run came to its end, at {in_words(watch.expected)}, but whether the database is there cannot be asked: {error.message}",
+            "Before anything else, see where it is with 'fininfra-db status'.",
+        ) from error
 
 
 async def _run_watched(

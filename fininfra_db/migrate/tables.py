@@ -9,7 +9,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, MetaData, Table, event, inspect
 from sqlalchemy.exc import SQLAlchemyError
 
-from fininfra_db.connections import migration_lock, open_connection
+from fininfra_db.connections import locked_transaction
 from fininfra_db.dialects import Dialect, target_of
 from fininfra_db.dialects.base import first_line
 from fininfra_db.errors import DatabaseFailed, DatabaseMissing, FininfraDbError, Refused
@@ -34,10 +34,8 @@ async def create_tables(settings: Settings) -> TablesCreated:
             each.create_all(connection)
         return tuple(table.name for each in metadata for table in each.sorted_tables if table.name not in before)
 
-    async with migration_lock(settings) as lock, lock.kept(), open_connection(settings, "migration") as connection:
+    async with locked_transaction(settings, "migration") as connection:
         created = await connection.run_sync(create)
-        await lock.verify()
-        await connection.commit()
     warnings = ("These tables have no migration history: before the first upgrade, run 'fininfra-db stamp head'.",) if created else ()
     return TablesCreated(created=created, warnings=warnings)
 
@@ -67,11 +65,9 @@ async def drop_owned_tables(project: Project, observer: Observer | None = None) 
 async def _drop_under_lock(project: Project, owned: set[str], versions: tuple[str, ...], observer: Observer | None) -> Dropped:
     dropping = _Dropping(target_of(project.settings).dialect, versions, keeps_snapshot=not project.settings.no_snapshot)
     try:
-        async with migration_lock(project.settings) as lock, lock.kept(), open_connection(project.settings, "migration") as connection:
+        async with locked_transaction(project.settings, "migration") as connection:
             await connection.run_sync(lambda sync: dropping.run(sync, owned))
-            await lock.verify()
-            await connection.commit()
-            dropping.dialect.let_go_of_snapshots(target_of(project.settings).url, dropping.snapshot)
+        dropping.dialect.let_go_of_snapshots(target_of(project.settings).url, dropping.snapshot)
     except SQLAlchemyError as error:
         raise dropping.failed(project.settings.redact(first_line(error))) from error
     except FininfraDbError as error:
