@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, asyn
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from sqlalchemy import URL, Connection, Engine, Table, create_mock_engine, event
+from sqlalchemy import URL, Connection, Engine, Table, create_mock_engine, event, insert
 from sqlalchemy import Dialect as SqlalchemyDialect
 from sqlalchemy.types import SchemaType
 
@@ -215,6 +215,10 @@ class Dialect(Trouble, Place):
         Commits reach it in their order, so of a run of many revisions only the last one has to wait: what is lost with the
         server before that is a number of whole revisions, of a run that has not said yet that it is done.
         """
+
+    def insert_unread(self, connection: Connection, table: Table, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Insert rows that nothing waits for: they are sent with the commit at the latest."""
+        connection.execute(insert(table), [dict(row) for row in rows])
 
     def guarded(self, connection: Connection, stated: Stated) -> AbstractContextManager[None]:
         """Look at what a migration is about to do, and at what it did before it is committed; raises to roll it back."""

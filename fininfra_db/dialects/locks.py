@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 HEARTBEAT: Final = 5.0
 """Seconds between two such questions while a revision runs: they also keep the connection from being closed as idle."""
 
-PROOF_LASTS: Final = 0.1
+PROOF_LASTS: Final = 0.25
 """Seconds for which a revision may rely on what the server said: of many quick ones not each has to ask."""
 
 _GOODBYE_TIMEOUT: Final = 1.0

@@ -11,7 +11,7 @@ from sqlalchemy import URL, Connection, Engine, Table, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import SchemaType
 
-from fininfra_db.dialects.asyncpg_simple import execute_simply
+from fininfra_db.dialects.asyncpg_simple import execute_simply, insert_with_commit
 from fininfra_db.dialects.base import CONNECT_TIMEOUT, ConnectionOpener, Dialect, Features, Purpose
 from fininfra_db.dialects.blockers import in_words, names_in
 from fininfra_db.dialects.online import OnlineDdl
@@ -214,6 +214,11 @@ class PostgresqlDialect(Dialect):
         if taken:
             connection.execute(text("SELECT set_config('application_name', :name, false)"), {"name": _name_of_holder()})
         return taken
+
+    def insert_unread(self, connection: Connection, table: Table, rows: Iterable[Mapping[str, Any]]) -> None:
+        rows = tuple(rows)
+        if not insert_with_commit(connection, table, rows):
+            super().insert_unread(connection, table, rows)
 
     def wait_for_disk(self, connection: Connection, wanted: bool) -> None:
         connection.exec_driver_sql(f"SET synchronous_commit TO {'DEFAULT' if wanted else 'off'}")

@@ -167,15 +167,17 @@ def _migrate(connection: Connection, settings: Settings, watch: Watch | None = N
     if watch is not None:
         _follow(context.get_context(), watch)
     migration = context.get_context()
-    stated: set[str] = set()
+    ran: set[str] = set()
 
-    def note_deletions(step: MigrationInfo, **_: Any) -> None:
-        for revision in step.up_revision_ids:
-            stated.update(deletions_stated_by(context.script.get_revision(revision).module))
+    def note(step: MigrationInfo, **_: Any) -> None:
+        ran.update(step.up_revision_ids)
 
-    migration.on_version_apply_callbacks += (note_deletions,)
+    def stated() -> set[str]:
+        return {table for revision in ran for table in deletions_stated_by(context.script.get_revision(revision).module)}
+
+    migration.on_version_apply_callbacks += (note,)
     reading = migration.opts.get("dont_mutate", False)
-    with context.begin_transaction(), nullcontext() if reading else dialect.guarded(connection, lambda: stated):
+    with context.begin_transaction(), nullcontext() if reading else dialect.guarded(connection, stated):
         context.run_migrations()
 
 

@@ -7,12 +7,12 @@ counts the statements, so that a run that was killed can be told from one that n
 
 import hashlib
 import re
-from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import Column, Connection, Double, Integer, MetaData, String, Table, Text, insert, inspect, select, update
+from sqlalchemy import Column, Connection, Double, Integer, MetaData, String, Table, Text, inspect, select, update
 
+from fininfra_db.dialects import dialect_of
 from fininfra_db.errors import RevisionBroken
 from fininfra_db.results import Entry
 from fininfra_db.types import UtcDateTime
@@ -25,8 +25,8 @@ DONE: Final = "done"
 FAILED: Final = "failed"
 SETTLED: Final = "settled"
 
-_TEXT_OR_COMMENT: Final = re.compile(
-    r'("""(?:\\.|[^\\])*?"""|\'\'\'(?:\\.|[^\\])*?\'\'\'|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\')|#[^\n]*', re.DOTALL
+_CODE_OR_COMMENT: Final = re.compile(
+    r'("""(?:\\.|[^\\])*?"""|\'\'\'(?:\\.|[^\\])*?\'\'\'|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'|[^"\'#]+|["\'])|#[^\n]*', re.DOTALL
 )
 _DOCSTRING: Final = re.compile(
     r'\s*[rRuU]?(?:"""(?:\\.|[^\\])*?"""|\'\'\'(?:\\.|[^\\])*?\'\'\'|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\')', re.DOTALL
@@ -77,12 +77,12 @@ def read_unfinished(connection: Connection, version_table: str = VERSION_TABLE) 
 def write_entries(connection: Connection, *new: Entry) -> None:
     """Insert rows; the table must be there."""
     if new:
-        connection.execute(insert(entries), [asdict(entry) for entry in new])
+        dialect_of(connection.dialect.name).insert_unread(connection, entries, map(vars, new))
 
 
 def rewrite(connection: Connection, entry: Entry) -> None:
     """Make the row of ``entry`` say what ``entry`` says."""
-    connection.execute(update(entries).where(entries.c.id == entry.id), asdict(entry) | {"id": entry.id})
+    connection.execute(update(entries).where(entries.c.id == entry.id), vars(entry) | {"id": entry.id})
 
 
 def settle_all(connection: Connection) -> None:
@@ -100,7 +100,7 @@ def checksum_of(path: Path) -> str:
         source = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RevisionBroken(f"The revision file {path.name} cannot be read: {error}.", f"Correct {path}.") from None
-    code = _TEXT_OR_COMMENT.sub(lambda found: found[1] or "", source)
+    code = "".join(_CODE_OR_COMMENT.findall(source))
     code = _DOCSTRING.sub("", code, count=1) if _DOCSTRING.match(code) else code
-    lines = (line.rstrip() for line in code.splitlines())
-    return hashlib.sha256("\n".join(line for line in lines if line).encode()).hexdigest()
+    lines = filter(None, map(str.rstrip, code.splitlines()))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -90,7 +90,6 @@ class Recorder:
     def watching(self, migrate: Callable[..., None]) -> Callable[..., None]:
         """``migrate``, a revision's function, with its statements counted."""
 
-        @functools.wraps(migrate)  # Alembic's log names it
         def watched(**arguments: Any) -> None:
             self._is_watching = True
             try:
@@ -100,6 +99,7 @@ class Recorder:
             if self._resume is not None and self._number < self._resume.entry.statement:
                 raise other_statements(self._resume.entry)
 
+        watched.__name__ = getattr(migrate, "__name__", "migrate")  # Alembic's log names it
         return watched
 
     def done(self, seconds: float, outcome: str = journal.DONE) -> None:
@@ -231,6 +231,7 @@ def _new_entry(revision: str, direction: str, checksum: str, version_table: str)
     )
 
 
+@functools.cache
 def _login() -> str | None:
     """The person or service account that runs this; None in a container whose user has no name."""
     try:

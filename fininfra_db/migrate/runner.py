@@ -118,12 +118,12 @@ async def _migrate(
     scripts = load_scripts(config)
     plan: Any = scripts._upgrade_revs if direction == "up" else scripts._downgrade_revs
     with alembic_errors(), _named_if_incomplete():
-        list(plan(revision, before))  # a name that leads nowhere is found before anything is touched
+        steps = list(plan(revision, before))  # a name that leads nowhere is found before anything is touched
     return await run_steps(
         project,
         config,
         scripts,
-        lambda versions: plan(revision, versions),
+        lambda versions: steps if versions == before else plan(revision, versions),
         observer=observer,
         resume=resume,
         destination_rev=revision,
