@@ -15,7 +15,11 @@ from sqlalchemy import Connection, Dialect, Engine, Table
 from sqlalchemy.types import TypeEngine
 from sqlalchemy.util import await_only
 
-_SIMPLE: Final = re.compile(r"\s*(CREATE|ALTER|DROP|COMMENT|INSERT|UPDATE|DELETE)\b(?!.*\bRETURNING\b)", re.IGNORECASE | re.DOTALL)
+_BEGIN: Final = "BEGIN"
+_SIMPLE: Final = re.compile(
+    r"\s*(CREATE|ALTER|DROP|COMMENT|INSERT|UPDATE|DELETE)\b(?!.*\bRETURNING\b)(?!.*;\s*\S)", re.IGNORECASE | re.DOTALL
+)
+"""One statement without rows: several in one text are refused by the server when they are prepared, and must be, for one may be COMMIT."""
 _COUNT: Final = re.compile(r"(?:UPDATE|DELETE|INSERT \d+) (\d+)")
 
 
@@ -79,28 +83,35 @@ class _Transaction:
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
-        self._has_begun = False
-        self.waiting = ["BEGIN"]
+        self.waiting = [_BEGIN]
         """Statements to be sent with the next one."""
 
     async def send(self, *statements: str) -> str:
         """Run the statements that wait, and these; what the server says of the last one."""
-        text = ";\n".join([*self.waiting, *statements])
-        self.waiting.clear()
-        self._has_begun = True
-        return str(await self._connection.execute(text))
+        waiting, self.waiting = self.waiting, []
+        try:
+            return str(await self._connection.execute(";\n".join([*waiting, *statements])))
+        except Exception:  # whatever it is, it is raised again
+            if not self._is_open:  # of a message that cannot be parsed nothing is run, not even BEGIN
+                self.waiting = waiting
+            raise
+
+    @property
+    def _is_open(self) -> bool:
+        return not self._connection.is_closed() and bool(self._connection.is_in_transaction())
 
     async def commit(self) -> None:
-        if not self._has_begun:
+        if self.waiting[:1] == [_BEGIN]:
             return
         try:
             await self.send("COMMIT")
-        finally:
-            await self.rollback()  # of one that failed before its COMMIT
+        except Exception:  # whatever it is, it is raised again; a connection that was given up is not asked for anything
+            await self.rollback()
+            raise
 
     async def rollback(self) -> None:
         self.waiting.clear()
-        if self._has_begun and not self._connection.is_closed() and self._connection.is_in_transaction():
+        if self._is_open:
             await self._connection.execute("ROLLBACK")
 
 

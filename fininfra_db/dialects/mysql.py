@@ -51,6 +51,8 @@ _LONGEST_IDLE: Final = 2_147_483
 """The most seconds that ``wait_timeout`` takes on every platform."""
 _LONGEST_WAIT: Final = 31_536_000
 """The most seconds that ``lock_wait_timeout`` and ``max_statement_time`` take."""
+_MAINTENANCE_WAIT: Final = 3
+"""Seconds that maintenance may wait for the lock of a table, well below the time that a server has to answer in."""
 _KILL_TIMEOUT: Final = 1.5
 """Seconds to wait for the server to end an interrupted statement."""
 
@@ -83,6 +85,8 @@ class MysqlDialect(Dialect):
         Only MariaDB can limit a statement that is not a SELECT, and only MariaDB reads what ``/*M!`` begins.
         """
         settings = f"SET SESSION wait_timeout = {_LONGEST_IDLE}"
+        if purpose == "maintenance":
+            settings += f", lock_wait_timeout = {_MAINTENANCE_WAIT}"
         if purpose == "migration":
             settings += f", lock_wait_timeout = {min(math.ceil(options.ddl_lock_timeout) or _LONGEST_WAIT, _LONGEST_WAIT)}"
             settings += f" /*M! , max_statement_time = {min(options.statement_timeout or 0, _LONGEST_WAIT):f} */"
@@ -165,11 +169,15 @@ class MysqlDialect(Dialect):
         """The server tells nothing of a holder but its connection, so whoever gets the lock writes down who it is."""
         taken = bool(connection.scalar(text("SELECT GET_LOCK(:name, 0)"), {"name": _lock_name(connection)}))
         if taken:
-            connection.exec_driver_sql(_MAKE_HOLDER_TABLE)
-            connection.execute(
-                text(f"REPLACE INTO {_HOLDER_TABLE} VALUES (1, CONNECTION_ID(), :host, :pid, UTC_TIMESTAMP(6))"),
-                {"host": socket.gethostname(), "pid": os.getpid()},
-            )
+            try:
+                connection.exec_driver_sql(_MAKE_HOLDER_TABLE)
+                connection.execute(
+                    text(f"REPLACE INTO {_HOLDER_TABLE} VALUES (1, CONNECTION_ID(), :host, :pid, UTC_TIMESTAMP(6))"),
+                    {"host": socket.gethostname(), "pid": os.getpid()},
+                )
+            except DBAPIError as error:  # somebody has that table locked, as a backup does: the lock is ours, only its holder goes unnamed
+                if not self.gave_up_waiting(error):
+                    raise
         return taken
 
     def holds_lock(self, connection: Connection) -> bool:

@@ -46,7 +46,7 @@ class Trouble:
         """The error for a server that let us in and then did not answer a question. It does not say what was run before."""
         return ServerNotReady(
             f"{self.describe(url)} fell silent: it let us in, and then did not answer.",
-            "Check the network and the server, then run the command again.",
+            "Check the network, and that nobody keeps a whole table locked, then run the command again.",
         )
 
     def is_passing(self, error: BaseException) -> bool:

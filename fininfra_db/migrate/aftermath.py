@@ -4,7 +4,10 @@ The database is asked, and where its journal says that nothing remains, the jour
 """
 
 import asyncio
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from fininfra_db.connections import open_connection
 from fininfra_db.dialects import target_of
@@ -19,63 +22,101 @@ if TYPE_CHECKING:
 
 _INTERRUPTED_TIMEOUT: Final = 2.0
 """Seconds that the database may take to say where it is after a run was interrupted: somebody waits for the end."""
-_UNREADABLE: Final = "The database cannot be read now."
 _STAMP_HINT: Final = "If create-tables made the tables, tell the history so with 'fininfra-db stamp head', then run 'fininfra-db check'."
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What the database told after a run that did not come to its end; ``versions`` is None when it told nothing.
+
+    ``remains``: a part of the running revision may be in it. ``is_whole``: all of it is, its commit went through.
+    """
+
+    versions: tuple[str, ...] | None
+    remains: bool
+    is_whole: bool = False
+
+    def __str__(self) -> str:
+        return "The database cannot be read now." if self.versions is None else f"The database is at {in_words(self.versions)}."
 
 
 async def interrupted(project: Project, watch: "Watch | None") -> str:
     """Say what was interrupted, and what state the database is in now. Without ``watch`` the lock was still waited for."""
     if watch is not None:
         watch.is_interrupted = True
-    where, remains = await _state(project, watch, timeout=_INTERRUPTED_TIMEOUT)
+    found = await _look(project, watch, timeout=_INTERRUPTED_TIMEOUT)
     step = watch.running if watch is not None else None
     if watch is None or step is None:
-        return f"No revision was running. {where}"
+        return f"No revision was running. {found}"
     done = "applied" if step.direction == "up" else "reverted"
-    needs_repair = remains and not target_of(project.settings).dialect.features.transactional_ddl
+    needs_repair = found.remains and not target_of(project.settings).dialect.features.transactional_ddl
     settle = " Before anything else is run, settle it with 'fininfra-db repair'." if needs_repair else ""
-    return f"Revision {step.revision} ({step.message}) was being {done}. {where} {_rest(watch, where, remains)}{settle}"
+    return f"Revision {step.revision} ({step.message}) was being {done}. {found} {_rest(watch, found)}{settle}"
 
 
-async def _state(project: Project, watch: "Watch | None", *, timeout: float) -> tuple[str, bool]:
-    """Where the database is, by asking it for at most ``timeout`` seconds, and whether a part of the running revision is in it."""
+async def forget_snapshot(project: Project, watch: "Watch") -> None:
+    """Remove the copy of a database that a run has left as it was: it would push out one that is of use."""
+    if watch.snapshot is not None:
+        await _look(project, watch, timeout=ANSWER_TIMEOUT)
+
+
+async def _look(project: Project, watch: "Watch | None", *, timeout: float) -> _Found:
+    """Ask the database, for at most ``timeout`` seconds."""
     try:
         async with asyncio.timeout(timeout):
-            where = f"The database is at {in_words(await read_versions(project))}."
-            return where, watch is not None and await something_remains(project, watch)
-    except (FininfraDbError, TimeoutError):
-        return _UNREADABLE, watch is not None and not watch.nothing_remains
+            versions = await read_versions(project)
+            if watch is None:
+                return _Found(versions, remains=False)
+            watch.forget_snapshot(versions)
+            if watch.is_committing and set(versions) == set(watch.expected):
+                return _Found(versions, remains=False, is_whole=True)
+            return _Found(versions, remains=await something_remains(project, watch))
+    except (FininfraDbError, SQLAlchemyError, TimeoutError):
+        return _Found(None, remains=watch is not None and not watch.nothing_remains)
 
 
-def _rest(watch: "Watch", where: str, remains: bool) -> str:
+def _rest(watch: "Watch", found: _Found) -> str:
     """What is left of the running revision. Of a database that cannot be read, not even its commit is known."""
     assert watch.running is not None
     name = watch.running.revision
-    whole = f"{name} is in it as a whole or not at all." if where == _UNREADABLE else f"Nothing of {name} remains."
-    kept = f" A snapshot of before is kept: {watch.snapshot.path}" if watch.snapshot else ""
-    return f"{f'A part of {name} may remain.' if remains else whole}{kept}"
+    if found.remains:
+        told = f"A part of {name} may remain."
+    elif found.is_whole:
+        told = f"All of {name} was done: its commit went through."
+    elif found.versions is None:
+        told = f"All of {name} was done, or nothing."
+    else:
+        told = f"Nothing of {name} remains."
+    return f"{told} A snapshot of before is kept: {watch.snapshot.path}" if watch.snapshot else told
 
 
 async def failed(project: Project, watch: "Watch", reason: str, error: FininfraDbError | None = None) -> FininfraDbError:
     """Say what failed, where, and what state the database is in now."""
     assert watch.running is not None
     step = watch.running
-    verb = "apply" if step.direction == "up" else "revert"
-    where, remains = await _state(project, watch, timeout=ANSWER_TIMEOUT)
-    remains = remains and not isinstance(error, TableLocked)
-    kind = type(error) if isinstance(error, LockLost | TableLocked | UnfinishedRevision) else MigrationFailed
-    hint = (
-        _STAMP_HINT
-        if not watch.before and "already exists" in reason
-        else "Correct the revision, then run 'fininfra-db repair --resume' for the rest of it; or finish or undo it by hand, then run "
-        "'fininfra-db repair --mark-applied' or '--mark-rolled-back'."
-        if remains
-        else "Correct the revision, then run the command again."
-    )
+    found = await _look(project, watch, timeout=ANSWER_TIMEOUT)
+    if isinstance(error, TableLocked):
+        found = replace(found, remains=False)
+    ended = "ended badly" if found.is_whole or found.versions is None else f"did not {'apply' if step.direction == 'up' else 'revert'}"
+    has_hint = isinstance(error, LockLost | TableLocked | UnfinishedRevision)
+    kind = type(error) if error is not None and has_hint else MigrationFailed
     return kind(
-        f"Revision {step.revision} ({step.message}) did not {verb}: {reason.rstrip('.')}. {where} {_rest(watch, where, remains)}",
-        error.hint if isinstance(error, LockLost | TableLocked | UnfinishedRevision) else hint,
+        f"Revision {step.revision} ({step.message}) {ended}: {reason.rstrip('.')}. {found} {_rest(watch, found)}",
+        error.hint if error is not None and has_hint else _next_command(watch, reason, found),
     )
+
+
+def _next_command(watch: "Watch", reason: str, found: _Found) -> str:
+    if not watch.before and "already exists" in reason:
+        return _STAMP_HINT
+    if found.remains:
+        return (
+            "Correct the revision, then run 'fininfra-db repair --resume' for the rest of it; or finish or undo it by hand, then run "
+            "'fininfra-db repair --mark-applied' or '--mark-rolled-back'."
+        )
+    if found.is_whole or found.versions is None:
+        return "See where the database is with 'fininfra-db status', then run the command again."
+    return "Correct the revision, then run the command again."
 
 
 async def something_remains(project: Project, watch: "Watch") -> bool:

@@ -13,10 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from fininfra_db.connections import migration_lock
 from fininfra_db.dialects import target_of
 from fininfra_db.dialects.locks import HeldLock
+from fininfra_db.dialects.wording import first_line
 from fininfra_db.errors import (
+    DatabaseFailed,
     DatabaseUnreachable,
     FininfraDbError,
     MigrationFailed,
@@ -25,7 +29,7 @@ from fininfra_db.errors import (
     RevisionNotFound,
 )
 from fininfra_db.events import Observer
-from fininfra_db.migrate.aftermath import failed, interrupted, something_remains
+from fininfra_db.migrate.aftermath import failed, forget_snapshot, interrupted, something_remains
 from fininfra_db.migrate.config import Project
 from fininfra_db.migrate.resuming import unfinished
 from fininfra_db.migrate.retry import reason_of, run_patiently
@@ -183,9 +187,10 @@ async def _read_afterwards(project: Project, watch: "Watch") -> tuple[str, ...]:
     """Where the database is after the run. That it cannot be asked must not sound as if nothing was run."""
     try:
         return await read_versions(project)
-    except DatabaseUnreachable as error:
-        raise type(error)(
-            f"The run came to its end, at {in_words(watch.expected)}, but whether the database is there cannot be asked: {error.message}",
+    except (DatabaseUnreachable, SQLAlchemyError) as error:
+        kind, reason = (type(error), error.message) if isinstance(error, DatabaseUnreachable) else (DatabaseFailed, first_line(error))
+        raise kind(
+            f"The run came to its end, at {in_words(watch.expected)}, but whether the database is there cannot be asked: {reason}",
             "Before anything else, see where it is with 'fininfra-db status'.",
         ) from error
 
@@ -198,17 +203,16 @@ async def _run_watched(
         async with lock.kept():
             await run_patiently(project, watch, observer, execute=execute, remains=lambda: something_remains(project, watch))
     except (asyncio.CancelledError, KeyboardInterrupt) as error:
-        watch.forget_snapshot()
         error.add_note(await interrupted(project, watch))
         raise
     except FininfraDbError as error:
-        watch.forget_snapshot()
         if watch.running is None or isinstance(error, RevisionNotFound):
+            await forget_snapshot(project, watch)
             raise
         raise await failed(project, watch, error.message, error) from error
     except Exception as error:  # a revision is the user's code, which may raise anything
-        watch.forget_snapshot()
         if watch.running is None:
+            await forget_snapshot(project, watch)
             raise
         raise await failed(project, watch, reason_of(project, error)) from error
 

@@ -52,6 +52,8 @@ class Watch:
         self.steps: list[Step] = []
         self.running: Step | None = None
         self.is_interrupted = False
+        self.is_committing = False
+        """Whether all of the running revision was run, and only the answer to its commit is missing."""
         self.before: tuple[str, ...] = ()
         self.expected: tuple[str, ...] = ()
         self.rolls_back = True
@@ -73,9 +75,10 @@ class Watch:
         """The unfinished ``row`` as it is after the running revision has failed; None when it is not of this run."""
         return None if self._recorder is None else self._recorder.what_is_left(row, interrupted=self.is_interrupted)
 
-    def forget_snapshot(self) -> None:
-        """Remove the copy of a database that a failed run has left as it was: it would push out one that is of use."""
-        if self.snapshot is not None and self._in_one_transaction and self.nothing_remains:
+    def forget_snapshot(self, versions: tuple[str, ...]) -> None:
+        """Remove the copy of a database that a failed run has left as it was, at ``versions``."""
+        is_as_before = set(versions) == set(self.before) and self._in_one_transaction and self.nothing_remains
+        if self.snapshot is not None and is_as_before:
             self.snapshot.path.unlink(missing_ok=True)
             self.snapshot = None
 
@@ -162,6 +165,7 @@ class Watch:
         if is_first != is_last:
             self._dialect.wait_for_disk(connection, wanted=is_last)
         script = step.revision
+        self.is_committing = False
         self.running = Step(script.revision, message_in(script.longdoc), _direction(step), 0.0)
         if self._observer is not None:
             self._observer(self.running)
@@ -180,6 +184,7 @@ class Watch:
 
     def _applied(self, *, heads: set[str], step: Any, **_: Any) -> None:
         """Alembic has run a step and written its version; its transaction is still open."""
+        self.is_committing = True
         self.expected = tuple(sorted(heads))
         self._path.append(self.expected)
         if self._recorder is not None and not step.is_stamp:
