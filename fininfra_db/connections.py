@@ -217,9 +217,9 @@ async def migration_lock(settings: Settings, observer: Observer | None = None) -
 
 
 @asynccontextmanager
-async def locked_transaction(settings: Settings, purpose: Purpose) -> AsyncIterator["AsyncConnection"]:
+async def locked_transaction(settings: Settings, purpose: Purpose, observer: Observer | None = None) -> AsyncIterator["AsyncConnection"]:
     """One connection under the migration lock, whose work is committed at the end of the block if the lock is still held."""
-    async with migration_lock(settings) as lock, lock.kept(), open_connection(settings, purpose) as connection:
+    async with migration_lock(settings, observer) as lock, lock.kept(), open_connection(settings, purpose) as connection:
         yield connection
         await lock.verify()
         await connection.commit()

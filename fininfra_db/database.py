@@ -213,7 +213,7 @@ class Database:
             database_created=created,
             revised=revised,
             migrated=migrated,
-            warnings=initialized.warnings + await self._what_models_add(),
+            warnings=initialized.warnings + migrated.warnings + await self._what_models_add(),
         )
 
     async def create_tables(self) -> TablesCreated:

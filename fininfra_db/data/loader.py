@@ -185,7 +185,9 @@ def _cause(error: BaseException) -> BaseException:
 async def _failure(settings: Settings, seed: str, error: BaseException, *, committed: bool) -> SeedFailed:
     state = "What it had committed by itself stays, the rest was rolled back." if committed else "Its transaction was rolled back."
     hint = error.hint if isinstance(error, FininfraDbError) else None
-    if isinstance(error, DBAPIError) and await _names_missing_table(settings, first_line(error)):
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        state = "The connection broke, so whether its transaction was committed is not known."
+    elif isinstance(error, DBAPIError) and await _names_missing_table(settings, first_line(error)):
         hint = "A table of the models is missing: run 'fininfra-db upgrade', then the seed again."
     return SeedFailed(
         settings.redact(f"The seed {seed} did not finish: {_reason(error).rstrip('.')}. {state}"),

@@ -107,8 +107,6 @@ async def failed(project: Project, watch: "Watch", reason: str, error: FininfraD
 
 
 def _next_command(watch: "Watch", reason: str, found: _Found) -> str:
-    if not watch.before and "already exists" in reason:
-        return _STAMP_HINT
     if found.remains:
         return (
             "Correct the revision, then run 'fininfra-db repair --resume' for the rest of it; or finish or undo it by hand, then run "
@@ -116,6 +114,8 @@ def _next_command(watch: "Watch", reason: str, found: _Found) -> str:
         )
     if found.is_whole or found.versions is None:
         return "See where the database is with 'fininfra-db status', then run the command again."
+    if not watch.before and "already exists" in reason:
+        return _STAMP_HINT
     return "Correct the revision, then run the command again."
 
 
@@ -126,9 +126,10 @@ async def something_remains(project: Project, watch: "Watch") -> bool:
     row = (await read_state(project)).unfinished
     left = watch.what_is_left(row) if row is not None else None
     if row is None or left is None:
-        return True
+        return not watch.is_put_right
     if left != row:
         async with open_connection(project.settings, "migration") as connection:
             await connection.run_sync(lambda sync: rewrite(sync, left))
             await connection.commit()
-    return left.outcome != FAILED
+    watch.is_put_right = left.outcome == FAILED
+    return not watch.is_put_right

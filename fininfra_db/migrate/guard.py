@@ -75,7 +75,14 @@ async def assess(settings: Settings, project: Project | None, action: Action) ->
             raise
         looks = [(ours, Found(name=ours.dialect.database_name(ours.url)))]
     judged = [(target, found, judge(settings, action, found, is_local=target.dialect.is_local(target.url))) for target, found in looks]
-    target, found, refusal = next((each for each in judged if each[2]), judged[0])
+    refused = [each for each in judged if each[2]]
+    if len(refused) > 1:
+        raise Protected(
+            f"{action.command} is refused: env.py goes through several databases where it needs a confirmation: "
+            f"{', '.join(found.name for _, found, _ in refused)}. Nothing was changed.",
+            "Do it for one of them at a time, with an env.py that connects to that one only.",
+        )
+    target, found, refusal = (refused or judged)[0]
     radius = BlastRadius(
         database=found.name,
         url=target.display,

@@ -11,7 +11,7 @@ from fininfra_db.migrate.config import Project, alembic_config
 from fininfra_db.migrate.environment import load_scripts
 from fininfra_db.migrate.journal import SETTLED, read_unfinished, rewrite
 from fininfra_db.migrate.runner import run_steps
-from fininfra_db.migrate.state import read_state, refuse_unknown
+from fininfra_db.migrate.state import read_state, read_versions, refuse_unknown
 from fininfra_db.migrate.watch import Resume
 from fininfra_db.results import Entry, Repaired
 
@@ -31,8 +31,8 @@ async def repair(project: Project, settlement: Settlement, *, observer: Observer
         return Repaired(way=settlement, after=state.versions)
     refuse_unknown(project.history(), state.versions)
     if settlement == "mark-rolled-back":
-        await _settle(project, state.unfinished)
-        return Repaired(way=settlement, settled=state.unfinished, after=state.versions)
+        is_settled = await _settle(project, state.unfinished, observer)
+        return Repaired(way=settlement, settled=state.unfinished if is_settled else None, after=await read_versions(project))
     resume = Resume(state.unfinished, run_it=settlement == "resume")
     if resume.entry.revision not in project.history().revisions:
         raise RevisionNotFound(
@@ -50,12 +50,18 @@ async def repair(project: Project, settlement: Settlement, *, observer: Observer
         return [step for step in found if step.revision.revision == resume.entry.revision]
 
     ran = await run_steps(project, config, scripts, plan, observer=observer, resume=resume, destination_rev=resume.entry.revision)
-    if not ran.steps and settlement == "mark-applied":  # its version was written by hand too
-        await _settle(project, state.unfinished)
-    return Repaired(way=settlement, settled=state.unfinished, steps=ran.steps if resume.run_it else (), after=ran.after)
+    is_settled = bool(ran.steps) or (
+        not resume.run_it and await _settle(project, state.unfinished, observer)
+    )  # its version was written by hand too
+    return Repaired(
+        way=settlement, settled=state.unfinished if is_settled else None, steps=ran.steps if resume.run_it else (), after=ran.after
+    )
 
 
-async def _settle(project: Project, entry: Entry) -> None:
-    async with locked_transaction(project.settings, "migration") as connection:
-        if await connection.run_sync(lambda sync: read_unfinished(sync, entry.version_table)) == entry:
-            await connection.run_sync(lambda sync: rewrite(sync, replace(entry, outcome=SETTLED)))
+async def _settle(project: Project, entry: Entry, observer: Observer | None) -> bool:
+    """Whether there was still something to settle when the lock was taken: another run may have come to the end of it."""
+    async with locked_transaction(project.settings, "migration", observer) as connection:
+        if await connection.run_sync(lambda sync: read_unfinished(sync, entry.version_table)) != entry:
+            return False
+        await connection.run_sync(lambda sync: rewrite(sync, replace(entry, outcome=SETTLED)))
+    return True

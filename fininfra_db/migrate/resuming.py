@@ -78,6 +78,14 @@ def unfinished(entry: Entry) -> UnfinishedRevision:
     )
 
 
+def changed_meanwhile(entry: Entry) -> UnfinishedRevision:
+    """The error for a part of a revision that somebody else has settled, or gone on with, while the lock was waited for."""
+    return UnfinishedRevision(
+        f"Somebody else has settled revision {entry.revision}, or gone on with it, since this command looked at it. Nothing was run.",
+        "See where the database is with 'fininfra-db status'.",
+    )
+
+
 def other_statements(entry: Entry) -> UnfinishedRevision:
     """The error for a revision that does not begin with what was committed of it."""
     return UnfinishedRevision(

@@ -23,6 +23,7 @@ from fininfra_db.errors import (
     DatabaseFailed,
     DatabaseUnreachable,
     FininfraDbError,
+    LockNotObtained,
     MigrationFailed,
     OptionsInvalid,
     RevisionBroken,
@@ -31,7 +32,6 @@ from fininfra_db.errors import (
 from fininfra_db.events import Observer
 from fininfra_db.migrate.aftermath import failed, forget_snapshot, interrupted, something_remains
 from fininfra_db.migrate.config import Project
-from fininfra_db.migrate.resuming import unfinished
 from fininfra_db.migrate.retry import reason_of, run_patiently
 from fininfra_db.migrate.state import in_words, read_versions, refuse_unknown, state_or_none
 from fininfra_db.results import Migrated, Stamped
@@ -78,10 +78,7 @@ async def stamp(project: Project, revisions: tuple[str, ...], *, purge: bool = F
     from fininfra_db.migrate.environment import load_scripts
     from fininfra_db.migrate.lookup import alembic_errors
 
-    state = await state_or_none(project)
-    if state.unfinished is not None and state.unfinished.statement:
-        raise unfinished(state.unfinished)
-    before = state.versions
+    before = (await state_or_none(project)).versions
     if not purge:
         refuse_unknown(project.history(), before, "Update the checkout. To forget what the database says: 'fininfra-db stamp --purge ...'.")
     config = alembic_config(project)
@@ -187,8 +184,9 @@ async def _read_afterwards(project: Project, watch: "Watch") -> tuple[str, ...]:
     """Where the database is after the run. That it cannot be asked must not sound as if nothing was run."""
     try:
         return await read_versions(project)
-    except (DatabaseUnreachable, SQLAlchemyError) as error:
-        kind, reason = (type(error), error.message) if isinstance(error, DatabaseUnreachable) else (DatabaseFailed, first_line(error))
+    except (DatabaseUnreachable, LockNotObtained, SQLAlchemyError) as error:
+        kind = type(error) if isinstance(error, DatabaseUnreachable) else DatabaseFailed
+        reason = "another program has it locked." if isinstance(error, LockNotObtained) else first_line(error)
         raise kind(
             f"The run came to its end, at {in_words(watch.expected)}, but whether the database is there cannot be asked: {reason}",
             "Before anything else, see where it is with 'fininfra-db status'.",
@@ -227,10 +225,11 @@ async def _execute(
     options: dict[str, Any],
 ) -> None:
     from fininfra_db.migrate.environment import execute
+    from fininfra_db.migrate.watch import is_revision
 
     def work(versions: tuple[str, ...], context: "MigrationContext") -> Iterable[Any]:
         steps = list(plan(versions))
-        if not steps:
+        if not any(is_revision(step) for step in steps):
             watch.refuse_unfinished(context)
         return watch.follow(steps, versions, context)
 

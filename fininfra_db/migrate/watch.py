@@ -13,7 +13,7 @@ from fininfra_db.events import Observer, Snapshot, Step
 from fininfra_db.migrate import journal
 from fininfra_db.migrate.history import message_in
 from fininfra_db.migrate.recorder import Recorder
-from fininfra_db.migrate.resuming import Resuming, unfinished
+from fininfra_db.migrate.resuming import Resuming, changed_meanwhile, unfinished
 from fininfra_db.results import Entry
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ class Watch:
         self.is_interrupted = False
         self.is_committing = False
         """Whether all of the running revision was run, and only the answer to its commit is missing."""
+        self.is_put_right = False
+        """Whether the journal was told already that nothing of the running revision is left."""
         self.before: tuple[str, ...] = ()
         self.expected: tuple[str, ...] = ()
         self.rolls_back = True
@@ -94,10 +96,10 @@ class Watch:
         self.rolls_back = context.impl.transactional_ddl or self._is_ours(context)
         context.on_version_apply_callbacks += (self._applied,)
         steps = self._plan[len(self.steps) :]
-        if any(_is_revision(step) for step in steps):
+        if any(is_revision(step) for step in steps):
             self._start_recording(context, steps[0])
         for step in steps:
-            if not _is_revision(step):
+            if not is_revision(step):
                 yield step
                 continue
             self._begin(step, context.connection, is_first=step is steps[0], is_last=step is steps[-1])
@@ -124,7 +126,12 @@ class Watch:
         return self._dialect.features.transactional_ddl and connection is not None and connection.dialect.driver in self._dialect.drivers
 
     def refuse_unfinished(self, context: "MigrationContext") -> None:
-        """Raise ``UnfinishedRevision`` when an earlier run left a part of a revision behind: nothing to do is not all done then."""
+        """Raise ``UnfinishedRevision`` when an earlier run left a part of a revision behind: nothing to do is not all done then.
+
+        Not where somebody says that it was finished by hand, which may have been done to its version too.
+        """
+        if self._resume is not None and not self._resume.run_it:
+            return
         assert context.connection is not None
         entry = journal.read_unfinished(context.connection, table_of(context))
         if entry is not None and entry.statement:
@@ -135,10 +142,12 @@ class Watch:
         assert connection is not None
         self._in_one_transaction = context.impl.transactional_ddl and not context.opts.get("transaction_per_migration", False)
         entry = journal.read_unfinished(connection, table_of(context))
+        asked = self._resume is not None
+        if self._resume is not None and not self.steps and entry != self._resume.entry:
+            raise changed_meanwhile(self._resume.entry)
         if entry is not None and entry.statement == 0:
             journal.rewrite(connection, replace(entry, outcome=journal.FAILED))  # it ended before its first statement
             entry = None
-        asked = self._resume is not None
         if entry is not None and self._resume is None:
             self._resume = self._carry_on(entry, first)
         if self._keeps_snapshot:
@@ -165,7 +174,7 @@ class Watch:
         if is_first != is_last:
             self._dialect.wait_for_disk(connection, wanted=is_last)
         script = step.revision
-        self.is_committing = False
+        self.is_committing = self.is_put_right = False
         self.running = Step(script.revision, message_in(script.longdoc), _direction(step), 0.0)
         if self._observer is not None:
             self._observer(self.running)
@@ -202,7 +211,7 @@ def table_of(context: "MigrationContext") -> str:
     return f"{schema}.{context.version_table}" if schema else context.version_table
 
 
-def _is_revision(step: Any) -> bool:
+def is_revision(step: Any) -> bool:
     """A step that runs a revision; a stamp only writes a version."""
     return hasattr(step, "revision")
 

@@ -1,17 +1,21 @@
 """The journal: what it says of runs that ended well, and how a run that did not is found, refused and settled."""
 
+import asyncio
 import getpass
 import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from fininfra_db import __version__
-from fininfra_db.connections import open_connection
+from fininfra_db.connections import migration_lock, open_connection
+from fininfra_db.database import Database
 from fininfra_db.errors import FininfraDbError, MigrationFailed, UnfinishedRevision
+from fininfra_db.events import Event, Waiting
 from fininfra_db.migrate.journal import checksum_of, read_entries
 from fininfra_db.results import Entry
 from tests.conftest import Project
@@ -148,6 +152,49 @@ async def test_repair_has_nothing_to_do_and_wants_to_be_told_how(project: Projec
     assert (done.returncode, done.stdout.splitlines()[0][:13]) == (0, "Nothing to do")
     assert project.run("repair").returncode == 2
     assert project.run("repair", "--resume", "--mark-applied").returncode == 2
+
+
+async def left_half_done(project: Project) -> str:
+    await start(project)
+    broken = await write_by_hand(project, "half", SHOPS, FILL, BREAK)
+    with pytest.raises(MigrationFailed):
+        await project.database().upgrade()
+    return broken
+
+
+@pytest.mark.parametrize("project", ["mysql"], indirect=True)
+@pytest.mark.parametrize("settlement", ["resume", "mark-rolled-back"])
+async def test_what_somebody_settles_meanwhile_is_left_alone(project: Project, settlement: Literal["resume", "mark-rolled-back"]) -> None:
+    broken = await left_half_done(project)
+    seen: list[Event] = []
+    async with migration_lock(project.settings()):
+        repairing = asyncio.create_task(Database(project.settings(), observer=seen.append).repair(settlement))
+        while not any(isinstance(event, Waiting) for event in seen):
+            await asyncio.sleep(0.02)
+        await project.execute("DROP TABLE shops", "UPDATE fininfra_migrations SET outcome = 'settled' WHERE outcome = 'running'")
+    if settlement == "resume":
+        with pytest.raises(UnfinishedRevision, match=f"Somebody else has settled revision {broken}"):
+            await repairing
+    else:
+        assert (await repairing).settled is None
+    assert await table_names(project) <= {"alembic_version"}
+    assert (await project.database().current()).revisions == ()
+
+
+@pytest.mark.parametrize("project", ["mysql"], indirect=True)
+async def test_a_revision_whose_version_was_written_by_hand_is_marked_as_applied(project: Project) -> None:
+    broken = await left_half_done(project)
+    await project.execute(f"INSERT INTO alembic_version VALUES ('{broken}')")
+    assert (await project.database().repair("mark-applied")).settled is not None
+    assert (await project.database().upgrade()).steps == ()
+    assert [entry.outcome for entry in await ledger(project)] == ["settled"]
+
+
+@pytest.mark.parametrize("project", ["mysql"], indirect=True)
+async def test_stamp_waits_for_a_run_and_refuses_what_is_unfinished(project: Project) -> None:
+    broken = await left_half_done(project)
+    with pytest.raises(UnfinishedRevision):
+        await project.database().stamp(broken)
 
 
 @pytest.mark.parametrize("project", ["postgresql"], indirect=True)
