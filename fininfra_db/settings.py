@@ -185,10 +185,11 @@ def process_settings(sql_url: str | None = None) -> Settings:
     """The settings of this process, for library calls that are given none.
 
     Read again when a variable or file that they depend on changes, so that a long-running process pays for its ``.env``
-    once.
+    once. A secret may be rotated in a file that a variable of the environment names; one that ``.env`` names is not followed.
     """
     root = find_project_root()
-    files = tuple(_last_change(root / name) for name in (ENV_FILE_NAME, INI_NAME))
+    named = filter(None, (os.environ.get(name) for name in ("SQL_URL_FILE", f"{KEYS_VARIABLE}_FILE")))
+    files = tuple(_last_change(root / os.path.expanduser(name)) for name in (ENV_FILE_NAME, INI_NAME, *named))
     return _process_settings(sql_url, root, tuple(os.environ.get(name) for name in _VARIABLES), files)
 
 

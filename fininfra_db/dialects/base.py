@@ -224,6 +224,13 @@ class Dialect(Trouble, Place):
         """Look at what a migration is about to do, and at what it did before it is committed; raises to roll it back."""
         return nullcontext()
 
+    def keys_kept(self, connection: Connection) -> Callable[[], None]:
+        """Look at the foreign keys before a revision that nothing else guards. What is returned is called before it is committed.
+
+        It raises to roll the revision back. There is nothing to do where foreign keys hold while a revision runs.
+        """
+        return lambda: None
+
     def before_migration(self, connection: Connection, versions: Collection[str]) -> Snapshot | None:
         """Keep a copy of a database, which is at ``versions``, before its first revision is run on ``connection``.
 

@@ -221,6 +221,9 @@ class SqliteDialect(Dialect):
     def guarded(self, connection: Connection, stated: Stated) -> AbstractContextManager[None]:
         return sqlite_guard.guarded(connection, stated)
 
+    def keys_kept(self, connection: Connection) -> Callable[[], None]:
+        return sqlite_guard.keys_kept(connection)
+
     def before_migration(self, connection: Connection, versions: Collection[str]) -> Snapshot | None:
         """Copy the file, if there is a row in it to lose."""
         file = connection.exec_driver_sql("PRAGMA database_list").first()

@@ -45,6 +45,17 @@ def guarded(connection: Connection, stated: Callable[[], Collection[str]]) -> It
     before.refuse_losses(_Contents(connection), {name.lower() for name in stated()}, rebuilds.fate)
 
 
+def keys_kept(connection: Connection) -> Callable[[], None]:
+    """What to call before the running transaction is committed: raises ``MigrationFailed`` for rows that point nowhere since now."""
+    before, _ = _foreign_keys(connection, tables_of(connection))
+
+    def look_again() -> None:
+        after, _ = _foreign_keys(connection, tables_of(connection))
+        _refuse_dangling(after - before, "Foreign keys are off while a revision runs, so ON DELETE and ON UPDATE did nothing.")
+
+    return look_again
+
+
 def tables_of(connection: Connection) -> list[str]:
     """The tables that hold the user's rows: not SQLite's, Alembic's and ours, nor those behind a virtual table."""
     found = connection.exec_driver_sql("SELECT name, rootpage FROM sqlite_master WHERE type = 'table'").all()
@@ -83,18 +94,22 @@ class _Contents:
                 "If a revision means to delete them, write this into its file, below down_revision: "
                 f"deletes_rows = ({''.join(f'{name!r}, ' for name in fewer).strip()})",
             )
-        dangling = after.dangling - self.dangling
-        if dangling:
-            raise MigrationFailed(
-                f"After the migration {dangling.total()} rows point at a row that is not there ({', '.join(sorted(dangling))}). {fate}",
-                "Correct the revision so that it keeps these rows consistent, and run the command again.",
-            )
+        _refuse_dangling(after.dangling - self.dangling, fate)
         broken = [f"{name}: {fault}" for name, fault in after.faults.items() if fault and self.faults.get(name) == ""]
         if broken:
             raise MigrationFailed(
                 f"After the migration these do not work any more: {'; '.join(broken)}. {fate}",
                 "Let the revision drop them, or drop them before and create them again after the change.",
             )
+
+
+def _refuse_dangling(dangling: Counter[str], more: str) -> None:
+    """Raise for rows that point nowhere. ``more`` is what else there is to say."""
+    if dangling:
+        raise MigrationFailed(
+            f"After the migration {dangling.total()} rows point at a row that is not there ({', '.join(sorted(dangling))}). {more}",
+            "Correct the revision so that it keeps these rows consistent, and run the command again.",
+        )
 
 
 def _row_counts(connection: Connection) -> dict[str, int]:

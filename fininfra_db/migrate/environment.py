@@ -31,7 +31,8 @@ from fininfra_db.dialects.base import Purpose
 from fininfra_db.dialects.wording import in_words
 from fininfra_db.errors import EnvironmentFailed, FininfraDbError, RevisionBroken
 from fininfra_db.events import Observer
-from fininfra_db.migrate.config import Project, alembic_config, load_metadata
+from fininfra_db.migrate.aftermath import forget_snapshot
+from fininfra_db.migrate.config import Project, alembic_config, find_project, load_metadata
 from fininfra_db.migrate.drift import comparison_options
 from fininfra_db.migrate.enums import MAKES_TYPES
 from fininfra_db.migrate.foreign import connecting_as_ours
@@ -151,10 +152,17 @@ def _migrate_on(engine: Engine, settings: Settings) -> None:
 
 
 async def _migrate_alone(settings: Settings) -> None:
-    """Under the plain ``alembic`` command: with the lock and the journal all the same."""
-    async with migration_lock(settings) as lock, lock.kept(), open_connection(settings, "migration") as connection:
-        watch = Watch(target_of(settings).dialect, lock, keeps_snapshot=not settings.no_snapshot)
-        await connection.run_sync(lambda sync: _migrate(sync, settings, watch))
+    """Under the plain ``alembic`` command: with the lock, the journal and the snapshots all the same."""
+    target = target_of(settings)
+    async with migration_lock(settings) as lock, lock.kept():
+        watch = Watch(target.dialect, lock, keeps_snapshot=not settings.no_snapshot)
+        try:
+            async with open_connection(settings, "migration") as connection:
+                await connection.run_sync(lambda sync: _migrate(sync, settings, watch))
+        except BaseException:  # also when it is interrupted
+            await forget_snapshot(find_project(settings), watch)
+            raise
+        target.dialect.let_go_of_snapshots(target.url, watch.snapshot)
 
 
 def _migrate(connection: Connection, settings: Settings, watch: Watch | None = None) -> None:

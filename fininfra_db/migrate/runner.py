@@ -163,7 +163,14 @@ async def run_steps(
     try:
         async with migration_lock(project.settings, observer) as lock:
             dialect = target_of(project.settings).dialect
-            watch = Watch(dialect, lock, observer=observer, resume=resume, keeps_snapshot=not project.settings.no_snapshot)
+            watch = Watch(
+                dialect,
+                lock,
+                observer=observer,
+                resume=resume,
+                keeps_snapshot=not project.settings.no_snapshot,
+                keeps_keys=not project.is_ours,
+            )
             await _run_watched(project, watch, lock, observer, lambda: _execute(project, config, scripts, plan, watch, observer, options))
             after = await _read_afterwards(project, watch)
             dialect.let_go_of_snapshots(target_of(project.settings).url, watch.snapshot)

@@ -1,7 +1,7 @@
 """Following one run, step by step: the lock is shown to be held, the journal is written, the observer is told, and time is taken."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -35,7 +35,10 @@ class Resume:
 
 
 class Watch:
-    """What a run has done so far. One run may go through Alembic several times, when a revision is tried again."""
+    """What a run has done so far. One run may go through Alembic several times, when a revision is tried again.
+
+    ``keeps_keys``: each revision is looked at for rows that point nowhere, since a foreign ``env.py`` does not guard the run.
+    """
 
     def __init__(
         self,
@@ -45,9 +48,11 @@ class Watch:
         observer: Observer | None = None,
         resume: Resume | None = None,
         keeps_snapshot: bool = False,
+        keeps_keys: bool = False,
     ) -> None:
         self._dialect, self._lock, self._observer, self._resume = dialect, lock, observer, resume
-        self._keeps_snapshot = keeps_snapshot
+        self._keeps_snapshot, self._keeps_keys = keeps_snapshot, keeps_keys
+        self._look_at_keys: Callable[[], None] | None = None
         self._in_one_transaction = False
         self.steps: list[Step] = []
         self.running: Step | None = None
@@ -102,7 +107,7 @@ class Watch:
             if not is_revision(step):
                 yield step
                 continue
-            self._begin(step, context.connection, is_first=step is steps[0], is_last=step is steps[-1])
+            self._begin(step, context, is_first=step is steps[0], is_last=step is steps[-1])
             yield step
             self._end()
         if self._recorder is not None:
@@ -169,7 +174,9 @@ class Watch:
             return Resume(entry)
         raise unfinished(entry)
 
-    def _begin(self, step: Any, connection: Any, *, is_first: bool, is_last: bool) -> None:
+    def _begin(self, step: Any, context: "MigrationContext", *, is_first: bool, is_last: bool) -> None:
+        connection = context.connection
+        assert connection is not None
         self._lock.require()
         if is_first != is_last:
             self._dialect.wait_for_disk(connection, wanted=is_last)
@@ -185,6 +192,8 @@ class Watch:
         else:
             step.migration_fn = self._recorder.watching(getattr(script.module, "upgrade" if step.is_upgrade else "downgrade"))
         self._started = time.perf_counter()
+        if self._keeps_keys and self._is_ours(context):  # on another driver, foreign keys are as env.py has left them
+            self._look_at_keys = self._dialect.keys_kept(connection)
 
     @property
     def _only_marks(self) -> bool:
@@ -193,6 +202,8 @@ class Watch:
 
     def _applied(self, *, heads: set[str], step: Any, **_: Any) -> None:
         """Alembic has run a step and written its version; its transaction is still open."""
+        if self._look_at_keys is not None and not step.is_stamp:
+            self._look_at_keys()
         self.is_committing = True
         self.expected = tuple(sorted(heads))
         self._path.append(self.expected)

@@ -6,11 +6,13 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -511,6 +513,42 @@ async def test_a_rebuild_in_a_foreign_project_keeps_the_rows_below(sqlite_projec
     done = sqlite_project.run("upgrade")
     assert done.returncode == 0, done.stderr
     assert await sqlite_project.rows("SELECT id FROM children") == [(1,)]
+
+
+@each_kind
+@pytest.mark.parametrize("options", ["", "transactional_ddl=True"], ids=["one by one", "in one transaction"])
+async def test_a_foreign_revision_that_relies_on_a_cascade_is_rolled_back(
+    sqlite_project: Project, templates: Path, template: str, options: str
+) -> None:
+    """Foreign keys are off while a revision runs, though their env.py has turned them on. What dangled before is no reason to stop."""
+    make_foreign(sqlite_project, templates, template)
+    edit_env(sqlite_project, "(?m)^config = context.config", WITH_FOREIGN_KEYS)
+    if options:
+        configure_with(sqlite_project, options)
+    await create_empty_database(sqlite_project)
+    await sqlite_project.execute(
+        "CREATE TABLE users (id INTEGER PRIMARY KEY)",
+        "CREATE TABLE accounts (id INTEGER PRIMARY KEY, owner INTEGER REFERENCES users (id) ON DELETE CASCADE)",
+        "INSERT INTO users VALUES (1), (2)",
+        "INSERT INTO accounts VALUES (1, 1), (2, 2)",
+        "CREATE TABLE strays (id INTEGER PRIMARY KEY, owner INTEGER REFERENCES users (id))",
+    )
+    with closing(sqlite3.connect(str(make_url(sqlite_project.url).database))) as connection, connection:
+        connection.execute("INSERT INTO strays VALUES (1, 77)")
+    add_revisions(sqlite_project, 2, more="op.execute('DELETE FROM users WHERE id = 2')")
+    done = sqlite_project.run("upgrade")
+    assert done.returncode == 1
+    assert "1 rows point at a row that is not there (accounts -> users)" in done.stderr
+    assert "Nothing of r1 remains." in done.stderr
+    assert await sqlite_project.rows("SELECT id FROM users") == [(1,), (2,)]
+    assert await sqlite_project.rows("SELECT id FROM accounts") == [(1,), (2,)]
+    assert ("shop_0" in await table_names(sqlite_project)) == (not options)
+    last = sqlite_project.root / "alembic" / "versions" / "r1.py"
+    both = "op.execute('DELETE FROM users WHERE id = 2'); op.execute('DELETE FROM accounts WHERE id = 2')"
+    last.write_text(last.read_text().replace("op.execute('DELETE FROM users WHERE id = 2')", both))
+    done = sqlite_project.run("upgrade")
+    assert done.returncode == 0, done.stderr
+    assert await sqlite_project.rows("SELECT id FROM accounts") == [(1,)]
 
 
 @pytest.mark.parametrize("project", ["postgresql"], indirect=True)

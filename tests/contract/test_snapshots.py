@@ -62,6 +62,12 @@ def upgrade(project: Project, *words: str, **environ: str) -> subprocess.Complet
     return done
 
 
+def plain_alembic(project: Project) -> subprocess.CompletedProcess[str]:
+    environment = clean_environment() | project.environ | {"SQL_URL": project.url}
+    command = [sys.executable, "-m", "alembic.config", "upgrade", "head"]
+    return subprocess.run(command, cwd=project.root, env=environment, capture_output=True, text=True, check=False, timeout=120)
+
+
 # Taking.
 
 
@@ -80,9 +86,7 @@ def test_an_upgrade_keeps_a_copy_of_before(with_rows: Project) -> None:
 
 def test_plain_alembic_keeps_one_too(with_rows: Project) -> None:
     before = dump(database_file(with_rows))
-    environment = clean_environment() | with_rows.environ | {"SQL_URL": with_rows.url}
-    command = [sys.executable, "-m", "alembic.config", "upgrade", "head"]
-    subprocess.run(command, cwd=with_rows.root, env=environment, capture_output=True, check=True)
+    assert plain_alembic(with_rows).returncode == 0
     assert versions_in(with_rows) == ["aaaa1111"]
     assert [dump(snapshot.path) for snapshot in snapshots(with_rows)] == [before]
 
@@ -171,6 +175,21 @@ def test_a_migration_that_was_rolled_back_leaves_no_copy(with_rows: Project) -> 
         assert "Nothing of bbbb2222 remains." in document["error"]["message"]
     assert snapshots(with_rows) == (useful,)
     assert dump(database_file(with_rows)) == before
+
+
+def test_plain_alembic_lets_go_of_snapshots_as_an_upgrade_does(with_rows: Project) -> None:
+    """It keeps the last three, and none of a database that it left as it was."""
+    parent, taken = "aaaa1111", []
+    for number in range(4):
+        assert plain_alembic(with_rows).returncode == 0
+        taken.append(snapshots(with_rows)[0].name)
+        add_revision(with_rows, f"bbbb{number}", parent, up=f"op.execute('CREATE TABLE other{number} (x INTEGER)')")
+        parent = f"bbbb{number}"
+    kept = [snapshot.name for snapshot in snapshots(with_rows)]
+    assert kept == taken[:0:-1]
+    add_revision(with_rows, "cccc", parent, up="op.execute('INSERT INTO nowhere VALUES (1)')")
+    assert plain_alembic(with_rows).returncode != 0
+    assert [snapshot.name for snapshot in snapshots(with_rows)] == kept
 
 
 def test_a_database_in_wal_mode_is_copied_with_what_is_in_its_log(with_rows: Project) -> None:

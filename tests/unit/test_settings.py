@@ -462,6 +462,19 @@ def test_process_settings_follow_the_files_of_the_project(root: Path, name: str,
     assert process_settings().sql_url_source == "default"
 
 
+@pytest.mark.parametrize("is_relative", [False, True], ids=["absolute", "in the project"])
+def test_process_settings_follow_rotated_secrets(root: Path, is_relative: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROJECT_ROOT", str(root))
+    for variable, name in (("SQL_URL_FILE", "url"), ("FININFRA_DB_KEYS_FILE", "keys")):
+        monkeypatch.setenv(variable, name if is_relative else str(root / name))
+    for second, name in enumerate(("before", "after")):
+        os.utime(write(root / "url", f"sqlite:///{name}.db"), (second, second))
+        os.utime(write(root / "keys", f"key-{name}"), (7, 7))
+        assert process_settings().sql_url == f"sqlite:///{name}.db"
+    os.utime(write(root / "keys", "key-rotated"), (8, 8))
+    assert process_settings().keys == "key-rotated"
+
+
 def test_settings_cannot_be_changed(root: Path) -> None:
     with pytest.raises(FrozenInstanceError):
         load(root).sql_url = "other"  # type: ignore[misc]
