@@ -13,11 +13,12 @@ from fininfra_db.connections import locked_transaction
 from fininfra_db.dialects import Dialect, target_of
 from fininfra_db.dialects.base import first_line
 from fininfra_db.errors import DatabaseFailed, DatabaseMissing, FininfraDbError, Refused
-from fininfra_db.events import Dropped, Observer, Snapshot
+from fininfra_db.events import BlastRadius, Dropped, Observer, Snapshot
 from fininfra_db.migrate.config import Project, alembic_config, load_metadata
 from fininfra_db.migrate.drift import tables_made_by
 from fininfra_db.migrate.environment import execute, load_scripts
 from fininfra_db.migrate.journal import settle_all
+from fininfra_db.migrate.marker import refuse_if_remarked
 from fininfra_db.migrate.plugin import PREFIX
 from fininfra_db.migrate.state import VERSION_TABLE, read_versions, refuse_unknown
 from fininfra_db.results import TablesCreated
@@ -40,10 +41,11 @@ async def create_tables(settings: Settings) -> TablesCreated:
     return TablesCreated(created=created, warnings=warnings)
 
 
-async def drop_owned_tables(project: Project, observer: Observer | None = None) -> Dropped:
+async def drop_owned_tables(project: Project, observer: Observer | None = None, assessed: BlastRadius | None = None) -> Dropped:
     """Drop the tables of the models and of the revision files, and the version table; whatever else is there stays.
 
-    Returns what was dropped. Raises ``Refused`` when the project does not say which models are its own. Where each DROP
+    Returns what was dropped. Raises ``Refused`` when the project does not say which models are its own, or the database
+    was marked otherwise since it was ``assessed``. Where each DROP
     is final, whatever ends the drop in between says what is gone: an error in its message, an interruption to ``observer``.
     """
     project.require_models()
@@ -57,15 +59,18 @@ async def drop_owned_tables(project: Project, observer: Observer | None = None) 
         refuse_unknown(project.history(), versions)
         owned.add(await _version_table(project))
         owned = {name for name in owned if not name.startswith(PREFIX)}
-        return await _drop_under_lock(project, owned, versions, observer)
+        return await _drop_under_lock(project, owned, versions, observer, assessed)
     except DatabaseMissing:
         return Dropped()
 
 
-async def _drop_under_lock(project: Project, owned: set[str], versions: tuple[str, ...], observer: Observer | None) -> Dropped:
+async def _drop_under_lock(
+    project: Project, owned: set[str], versions: tuple[str, ...], observer: Observer | None, assessed: BlastRadius | None
+) -> Dropped:
     dropping = _Dropping(target_of(project.settings).dialect, versions, keeps_snapshot=not project.settings.no_snapshot)
     try:
         async with locked_transaction(project.settings, "migration") as connection:
+            await connection.run_sync(lambda sync: refuse_if_remarked(sync, assessed))
             await connection.run_sync(lambda sync: dropping.run(sync, owned))
         dropping.dialect.let_go_of_snapshots(target_of(project.settings).url, dropping.snapshot)
     except SQLAlchemyError as error:
