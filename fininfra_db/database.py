@@ -115,7 +115,7 @@ class Database:
 
         project = self._project()
         radius = await self._require(DOWNGRADE, confirm_database, project)
-        migrated = await runner.downgrade(project, revision, tag=tag, observer=self._observer)
+        migrated = await runner.downgrade(project, revision, tag=tag, observer=self._observer, assessed=radius)
         return replace(migrated, blast_radius=radius)
 
     async def downgrade_script(self, revision: str, *, tag: str | None = None) -> Script:
@@ -235,9 +235,9 @@ class Database:
         from fininfra_db.migrate.guard import SEED
 
         require_seed(self.settings, name)
-        await self._require(SEED, confirm_database)
+        radius = await self._require(SEED, confirm_database)
         await self._refuse_ahead()
-        return await seed(self.settings, name)
+        return await seed(self.settings, name, radius)
 
     async def reset(self, *, seed: str | None = None, confirm_database: str | None = None) -> Reset:
         """Drop what the project owns, migrate again, and write ``seed`` if one is named. Data is lost.
@@ -255,7 +255,7 @@ class Database:
         if seed:
             require_seed(self.settings, seed)
         find_revisions(self._project().history(), "head")  # where to go afterwards must be clear before anything is dropped
-        dropped = await drop_owned_tables(self._project(), self._observer)
+        dropped = await drop_owned_tables(self._project(), self._observer, radius)
         with naming(dropped, self._observer):
             made = await self.setup_and_migrate()
             seeded = await write_seed(self.settings, seed) if seed else None
@@ -284,8 +284,8 @@ class Database:
         before = await self.environment()
         if before.environment == wanted and confirm_database is None:
             return Marked(before=wanted, environment=wanted, protected=before.protected)
-        await self._require(MARK, confirm_database)
-        return await set_environment(self.settings, wanted)
+        radius = await self._require(MARK, confirm_database)
+        return await set_environment(self.settings, wanted, radius)
 
     async def _require(self, action: "Action", confirm_database: str | None, project: Project | None = None) -> BlastRadius:
         """Let ``action`` pass the guard, or raise what it refuses with. Returns what is at stake."""

@@ -19,7 +19,9 @@ from fininfra_db.dialects import target_of
 from fininfra_db.dialects.base import first_line
 from fininfra_db.dialects.locks import HeldLock
 from fininfra_db.errors import FininfraDbError, KeyInvalid, KeyMissing, LockLost, OptionsInvalid, SeedFailed
+from fininfra_db.events import BlastRadius
 from fininfra_db.migrate.config import load_metadata, make_importable
+from fininfra_db.migrate.marker import refuse_if_remarked
 from fininfra_db.models import Base
 from fininfra_db.results import Seeded
 from fininfra_db.security import keyring_of
@@ -31,9 +33,12 @@ _IDS_IN_A_QUERY: Final = 500
 _COMMITTED: Final = "committed"
 
 
-async def seed(settings: Settings, name: str) -> Seeded:
-    """Write the seed ``name``: the household, or a ``module:callable`` of the project."""
-    return await (seed_household(settings) if name == DEFAULT_SEED else seed_callable(settings, name))
+async def seed(settings: Settings, name: str, assessed: BlastRadius | None = None) -> Seeded:
+    """Write the seed ``name``: the household, or a ``module:callable`` of the project.
+
+    Raises ``Refused`` when the database was marked otherwise since it was ``assessed``.
+    """
+    return await (seed_household(settings, assessed) if name == DEFAULT_SEED else seed_callable(settings, name, assessed))
 
 
 def require_seed(settings: Settings, name: str) -> None:
@@ -44,7 +49,7 @@ def require_seed(settings: Settings, name: str) -> None:
         find_callable(settings, name)
 
 
-async def seed_household(settings: Settings) -> Seeded:
+async def seed_household(settings: Settings, assessed: BlastRadius | None = None) -> Seeded:
     """Write the rows of the household that are not there yet.
 
     A row is there when its ``id`` is, soft-deleted or changed as it may be. Runs at the same time wait for each other,
@@ -53,7 +58,7 @@ async def seed_household(settings: Settings) -> Seeded:
     written then.
     """
     seed = household()
-    async with migration_lock(settings) as lock, lock.kept(), _transaction(settings, DEFAULT_SEED, lock) as session:
+    async with migration_lock(settings) as lock, lock.kept(), _transaction(settings, DEFAULT_SEED, lock, assessed) as session:
         try:
             inserted = [await _insert_missing(session, model, rows) for model, rows in seed.items()]
         except IntegrityError as error:
@@ -76,7 +81,7 @@ async def _insert_missing(session: AsyncSession, model: type[Base], rows: list[R
     return len(missing)
 
 
-async def seed_callable(settings: Settings, name: str) -> Seeded:
+async def seed_callable(settings: Settings, name: str, assessed: BlastRadius | None = None) -> Seeded:
     """Call ``name``, a ``module:callable`` of the project, with a session in a transaction that is committed at the end.
 
     An ``async def`` is given an ``AsyncSession``, any other callable a ``Session``; what it returns is ignored. It may
@@ -85,7 +90,7 @@ async def seed_callable(settings: Settings, name: str) -> Seeded:
     is rolled back), ``KeyMissing`` when it sealed or opened a token without a key, ``DatabaseUnreachable``.
     """
     function = find_callable(settings, name)
-    async with migration_lock(settings) as lock, lock.kept(), _transaction(settings, name, lock) as session:
+    async with migration_lock(settings) as lock, lock.kept(), _transaction(settings, name, lock, assessed) as session:
         if _is_asynchronous(function):
             await function(session)
         else:
@@ -145,10 +150,12 @@ def _refuse_awaitable(returned: object) -> None:
 
 
 @asynccontextmanager
-async def _transaction(settings: Settings, seed: str, lock: HeldLock) -> AsyncIterator[AsyncSession]:
+async def _transaction(settings: Settings, seed: str, lock: HeldLock, assessed: BlastRadius | None) -> AsyncIterator[AsyncSession]:
     """A session that is committed at the end of the block. Whatever the block raises comes out as an error of this package."""
     async with open_connection(settings, "reading"):
         pass  # a database that is not there is reported here, in our words, and a SQLite file is not made by looking for it
+    async with open_connection(settings, "seeding") as connection:  # on SQLite, this is what waits for another writer
+        await connection.run_sync(lambda sync: refuse_if_remarked(sync, assessed))
     engine = make_engine(settings, "seeding")
     session = AsyncSession(engine, sync_session_class=FinanceSession, expire_on_commit=False)
     event.listen(session.sync_session, "after_commit", _note_commit)

@@ -55,11 +55,14 @@ entries: Final = Table(
 )
 
 
-def read_entries(connection: Connection) -> tuple[Entry, ...]:
-    """Every row, oldest first; none where there is no journal yet. Nothing is written."""
+def read_entries(connection: Connection, version_table: str | None = None) -> tuple[Entry, ...]:
+    """Every row, oldest first, or those of one version table; none where there is no journal yet. Nothing is written."""
     if not inspect(connection).has_table(TABLE):
         return ()
-    return tuple(Entry(**row) for row in connection.execute(select(entries).order_by(entries.c.id)).mappings())
+    rows = select(entries).order_by(entries.c.id)
+    if version_table is not None:
+        rows = rows.where(entries.c.version_table == version_table)
+    return tuple(Entry(**row) for row in connection.execute(rows).mappings())
 
 
 def read_unfinished(connection: Connection, version_table: str = VERSION_TABLE) -> Entry | None:
@@ -85,10 +88,14 @@ def rewrite(connection: Connection, entry: Entry) -> None:
     connection.execute(update(entries).where(entries.c.id == entry.id), vars(entry) | {"id": entry.id})
 
 
-def settle_all(connection: Connection) -> None:
-    """Say of every unfinished revision that nobody needs to finish it; the caller commits. Nothing where there is no journal."""
+def settle_all(connection: Connection, version_table: str) -> None:
+    """Say of every unfinished revision of one project that nobody needs to finish it; the caller commits.
+
+    Nothing where there is no journal.
+    """
     if inspect(connection).has_table(TABLE):
-        connection.execute(update(entries).where(entries.c.outcome == RUNNING).values(outcome=SETTLED))
+        running = (entries.c.outcome == RUNNING, entries.c.version_table == version_table)
+        connection.execute(update(entries).where(*running).values(outcome=SETTLED))
 
 
 def checksum_of(path: Path) -> str:

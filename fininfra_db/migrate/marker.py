@@ -8,7 +8,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from fininfra_db.connections import locked_transaction, read
 from fininfra_db.dialects.base import first_line
-from fininfra_db.errors import FininfraDbError, OptionsInvalid
+from fininfra_db.errors import FininfraDbError, OptionsInvalid, Refused
+from fininfra_db.events import BlastRadius
 from fininfra_db.migrate.meta import read_meta, write_meta
 from fininfra_db.results import Environment, Marked
 from fininfra_db.settings import Settings, environment_name
@@ -23,6 +24,20 @@ _WORD: Final = re.compile(r"[a-z][a-z0-9_-]{0,49}")
 def read_marker(connection: Connection) -> str | None:
     """The environment that the database is marked with; None when it is not. Nothing is written."""
     return environment_name(read_meta(connection, NAME) or "") or None
+
+
+def refuse_if_remarked(connection: Connection, assessed: BlastRadius | None) -> None:
+    """Raise ``Refused`` when the database has another marker than when the guard ``assessed`` it. None was not assessed.
+
+    The caller holds the migration lock, which whoever marks a database takes too, and has written nothing yet.
+    """
+    if assessed is None or (now := read_marker(connection)) == assessed.environment:
+        return
+    what = f"marked the database as {now}" if now else "took the marker of the database away"
+    raise Refused(
+        f"While this command waited, somebody {what}: it was {assessed.environment or 'not marked'} before. Nothing was changed.",
+        "If it is still meant, run the command again.",
+    )
 
 
 def mark(connection: Connection, app_env: str | None) -> bool:
@@ -61,10 +76,11 @@ async def show_environment(settings: Settings) -> Environment:
     return Environment(environment=name, protected=settings.protects(name))
 
 
-async def set_environment(settings: Settings, name: str | None) -> Marked:
-    """Write the marker, or with None take it away."""
+async def set_environment(settings: Settings, name: str | None, assessed: BlastRadius | None = None) -> Marked:
+    """Write the marker, or with None take it away. Raises ``Refused`` when it is not the one that was ``assessed``."""
 
     def write(connection: Connection) -> str | None:
+        refuse_if_remarked(connection, assessed)
         before = read_marker(connection)
         if before != name:
             write_meta(connection, NAME, name)

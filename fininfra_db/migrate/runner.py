@@ -29,7 +29,7 @@ from fininfra_db.errors import (
     RevisionBroken,
     RevisionNotFound,
 )
-from fininfra_db.events import Observer
+from fininfra_db.events import BlastRadius, Observer
 from fininfra_db.migrate.aftermath import failed, forget_snapshot, interrupted, something_remains
 from fininfra_db.migrate.config import Project
 from fininfra_db.migrate.retry import reason_of, run_patiently
@@ -64,12 +64,14 @@ async def upgrade(project: Project, revision: str, *, tag: str | None = None, ob
     return await _migrate(project, "up", revision, before, tag, observer)
 
 
-async def downgrade(project: Project, revision: str, *, tag: str | None = None, observer: Observer | None = None) -> Migrated:
-    """Revert every revision above ``revision``."""
+async def downgrade(
+    project: Project, revision: str, *, tag: str | None = None, observer: Observer | None = None, assessed: BlastRadius | None = None
+) -> Migrated:
+    """Revert every revision above ``revision``. Raises ``Refused`` when the database was marked otherwise since it was ``assessed``."""
     refuse_range(revision)
     before = await read_versions(project)
     refuse_unknown(project.history(), before)
-    return await _migrate(project, "down", revision, before, tag, observer)
+    return await _migrate(project, "down", revision, before, tag, observer, assessed=assessed)
 
 
 async def stamp(project: Project, revisions: tuple[str, ...], *, purge: bool = False, tag: str | None = None) -> Stamped:
@@ -110,6 +112,7 @@ async def _migrate(
     tag: str | None,
     observer: Observer | None,
     resume: "Resume | None" = None,
+    assessed: BlastRadius | None = None,
 ) -> Migrated:
     from fininfra_db.migrate.config import alembic_config
     from fininfra_db.migrate.environment import load_scripts
@@ -127,6 +130,7 @@ async def _migrate(
         lambda versions: steps if versions == before else plan(revision, versions),
         observer=observer,
         resume=resume,
+        assessed=assessed,
         destination_rev=revision,
         tag=tag,
     )
@@ -154,6 +158,7 @@ async def run_steps(
     *,
     observer: Observer | None = None,
     resume: "Resume | None" = None,
+    assessed: BlastRadius | None = None,
     **options: Any,
 ) -> Migrated:
     """Run the steps of ``plan`` under the lock. The database must be where they lead when it is asked afterwards."""
@@ -170,6 +175,8 @@ async def run_steps(
                 resume=resume,
                 keeps_snapshot=not project.settings.no_snapshot,
                 keeps_keys=not project.is_ours,
+                # A foreign env.py may go through several databases, each with a marker of its own, and one of them was assessed.
+                assessed=assessed if project.is_ours else None,
             )
             await _run_watched(project, watch, lock, observer, lambda: _execute(project, config, scripts, plan, watch, observer, options))
             after = await _read_afterwards(project, watch)

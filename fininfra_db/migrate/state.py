@@ -1,7 +1,7 @@
 """Where a database is, without writing a byte of it."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Connection, inspect, text
@@ -28,7 +28,9 @@ class State:
     versions: tuple[str, ...] = ()
     unfinished: Entry | None = None
     others: tuple[tuple[str, ...], ...] = ()
-    """The version tables of further databases, where a foreign ``env.py`` goes through several."""
+    """What is in the version tables of further databases, where a foreign ``env.py`` goes through several."""
+    version_table: str = VERSION_TABLE
+    """The version table, with its schema if ``env.py`` names one: it tells projects that share a database apart."""
 
 
 async def read_versions(project: Project, *, only_looking: bool = False) -> tuple[str, ...]:
@@ -47,14 +49,15 @@ async def read_state(project: Project, *, only_looking: bool = False) -> State:
 
     def look(versions: tuple[str, ...], context: "MigrationContext") -> Iterable[Any]:
         assert context.connection is not None
-        found.append(State(tuple(sorted(versions)), read_unfinished(context.connection, table_of(context))))
+        table = table_of(context)
+        found.append(State(tuple(sorted(versions)), read_unfinished(context.connection, table), version_table=table))
         return ()
 
     await execute(project, look, "reading", only_looking=only_looking)
     if not found:
         return State()
     unfinished = next((state.unfinished for state in found if state.unfinished), None)
-    return State(found[0].versions, unfinished, tuple(state.versions for state in found[1:]))
+    return replace(found[0], unfinished=unfinished, others=tuple(state.versions for state in found[1:]))
 
 
 def _select_state(connection: Connection) -> State:

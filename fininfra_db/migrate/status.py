@@ -14,7 +14,7 @@ from fininfra_db.migrate.history import History
 from fininfra_db.migrate.journal import DONE, RUNNING, SETTLED, checksum_of, read_entries
 from fininfra_db.migrate.looking import find_heads, find_pending, find_unknown
 from fininfra_db.migrate.marker import read_marker
-from fininfra_db.migrate.state import read_versions
+from fininfra_db.migrate.state import read_state
 from fininfra_db.results import Applied, Entry, Finding, Revisions, RevisionState, Status
 
 APPLIED = "applied"
@@ -38,9 +38,10 @@ class _Seen:
 async def status(project: Project) -> Status:
     """Look at everything that matters before a deployment. Nothing is written."""
     history = project.history()
-    versions = await read_versions(project, only_looking=True)
+    state = await read_state(project, only_looking=True)
+    versions = state.versions
     target = target_of(project.settings)
-    seen = await read(project.settings, lambda connection: _look(connection, target.dialect))
+    seen = await read(project.settings, lambda connection: _look(connection, target.dialect, state.version_table))
     revisions = _states(history, versions, seen.entries)
     unfinished = tuple(entry for entry in seen.entries if entry.outcome == RUNNING) if seen.holder is None else ()
     return Status(
@@ -67,12 +68,12 @@ async def status(project: Project) -> Status:
     )
 
 
-def _look(connection: Connection, dialect: Dialect) -> _Seen:
+def _look(connection: Connection, dialect: Dialect, version_table: str) -> _Seen:
     return _Seen(
         server=dialect.server_version(connection),
         size=dialect.size(connection),
         environment=read_marker(connection),
-        entries=read_entries(connection),
+        entries=read_entries(connection, version_table),
         holder=dialect.lock_holder(connection),
     )
 
@@ -126,8 +127,9 @@ async def with_ledger(project: Project, revisions: Revisions) -> Revisions:
     """Add what the ledger knows of each applied revision; without a database that can be read, a warning says so."""
     history = project.history()
     try:
-        known = history.ancestors(await read_versions(project, only_looking=True))
-        recorded = _latest(await read(project.settings, read_entries))
+        state = await read_state(project, only_looking=True)
+        known = history.ancestors(state.versions)
+        recorded = _latest(await read(project.settings, lambda connection: read_entries(connection, state.version_table)))
     except DatabaseUnreachable as error:
         return replace(revisions, warnings=(*revisions.warnings, f"When and by whom is not known: {error.message}"))
     told = (

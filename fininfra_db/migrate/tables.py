@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, MetaData, Table, event, inspect
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -13,13 +12,14 @@ from fininfra_db.connections import locked_transaction
 from fininfra_db.dialects import Dialect, target_of
 from fininfra_db.dialects.base import first_line
 from fininfra_db.errors import DatabaseFailed, DatabaseMissing, FininfraDbError, Refused
-from fininfra_db.events import Dropped, Observer, Snapshot
+from fininfra_db.events import BlastRadius, Dropped, Observer, Snapshot
 from fininfra_db.migrate.config import Project, alembic_config, load_metadata
 from fininfra_db.migrate.drift import tables_made_by
-from fininfra_db.migrate.environment import execute, load_scripts
+from fininfra_db.migrate.environment import load_scripts
 from fininfra_db.migrate.journal import settle_all
+from fininfra_db.migrate.marker import refuse_if_remarked
 from fininfra_db.migrate.plugin import PREFIX
-from fininfra_db.migrate.state import VERSION_TABLE, read_versions, refuse_unknown
+from fininfra_db.migrate.state import State, read_state, refuse_unknown
 from fininfra_db.results import TablesCreated
 from fininfra_db.settings import Settings
 
@@ -40,10 +40,11 @@ async def create_tables(settings: Settings) -> TablesCreated:
     return TablesCreated(created=created, warnings=warnings)
 
 
-async def drop_owned_tables(project: Project, observer: Observer | None = None) -> Dropped:
+async def drop_owned_tables(project: Project, observer: Observer | None = None, assessed: BlastRadius | None = None) -> Dropped:
     """Drop the tables of the models and of the revision files, and the version table; whatever else is there stays.
 
-    Returns what was dropped. Raises ``Refused`` when the project does not say which models are its own. Where each DROP
+    Returns what was dropped. Raises ``Refused`` when the project does not say which models are its own, or the database
+    was marked otherwise since it was ``assessed``. Where each DROP
     is final, whatever ends the drop in between says what is gone: an error in its message, an interruption to ``observer``.
     """
     project.require_models()
@@ -53,19 +54,21 @@ async def drop_owned_tables(project: Project, observer: Observer | None = None) 
     if _is_missing(project.settings):
         return Dropped()
     try:
-        versions = await read_versions(project)
-        refuse_unknown(project.history(), versions)
-        owned.add(await _version_table(project))
+        state = await read_state(project)
+        refuse_unknown(project.history(), state.versions)
         owned = {name for name in owned if not name.startswith(PREFIX)}
-        return await _drop_under_lock(project, owned, versions, observer)
+        return await _drop_under_lock(project, owned, state, observer, assessed)
     except DatabaseMissing:
         return Dropped()
 
 
-async def _drop_under_lock(project: Project, owned: set[str], versions: tuple[str, ...], observer: Observer | None) -> Dropped:
-    dropping = _Dropping(target_of(project.settings).dialect, versions, keeps_snapshot=not project.settings.no_snapshot)
+async def _drop_under_lock(
+    project: Project, owned: set[str], state: State, observer: Observer | None, assessed: BlastRadius | None
+) -> Dropped:
+    dropping = _Dropping(target_of(project.settings).dialect, state, keeps_snapshot=not project.settings.no_snapshot)
     try:
         async with locked_transaction(project.settings, "migration") as connection:
+            await connection.run_sync(lambda sync: refuse_if_remarked(sync, assessed))
             await connection.run_sync(lambda sync: dropping.run(sync, owned))
         dropping.dialect.let_go_of_snapshots(target_of(project.settings).url, dropping.snapshot)
     except SQLAlchemyError as error:
@@ -96,20 +99,6 @@ def naming(dropped: Dropped, observer: Observer | None) -> Iterator[None]:
         raise
 
 
-async def _version_table(project: Project) -> str:
-    """The name of the version table, which a foreign ``env.py`` may have chosen."""
-    if project.is_ours:
-        return VERSION_TABLE
-    found: list[str] = []
-
-    def look(_versions: tuple[str, ...], context: MigrationContext) -> tuple[Any, ...]:
-        found.append(context.version_table)
-        return ()
-
-    await execute(project, look, "reading")
-    return found[0]
-
-
 def _is_missing(settings: Settings) -> bool:
     target = target_of(settings)
     try:
@@ -121,10 +110,10 @@ def _is_missing(settings: Settings) -> bool:
 
 @dataclass
 class _Dropping:
-    """A drop of several tables, and how far it has come."""
+    """A drop of several tables, and how far it has come. ``before`` is where the database was."""
 
     dialect: Dialect
-    versions: tuple[str, ...]
+    before: State
     keeps_snapshot: bool
     snapshot: Snapshot | None = None
     tables: list[str] = field(default_factory=list)
@@ -132,28 +121,34 @@ class _Dropping:
     left: list[str] = field(default_factory=list)
 
     def run(self, connection: Connection, owned: set[str]) -> None:
-        names = inspect(connection).get_table_names()
+        schema, _, name = self.before.version_table.rpartition(".")
+        versions = Table(name, MetaData(), schema=schema or None)
+        names = [name for name in inspect(connection).get_table_names() if name != self.before.version_table]
         _refuse_if_needed_by_others(connection, [name for name in names if name not in owned], owned)
         present = [name for name in names if name in owned]
-        if present and self.keeps_snapshot:
-            self.snapshot = self.dialect.before_migration(connection, self.versions)
-        settle_all(connection)
+        is_versioned = inspect(connection).has_table(versions.name, versions.schema)
+        if (present or is_versioned) and self.keeps_snapshot:
+            self.snapshot = self.dialect.before_migration(connection, self.before.versions)
+        settle_all(connection, self.before.version_table)
         if not self.dialect.features.transactional_ddl:
             connection.commit()  # before the first DROP, which is final
         found = MetaData()
         found.reflect(connection, only=present, resolve_fks=False)
         tables = list(reversed(found.sorted_tables))
-        self.left = [table.name for table in tables]
-        for table in tables:
+        first = [versions] if is_versioned else []
+        self.left = [table.fullname for table in (*first, *tables)]
+        for table in (*first, *tables):
             event.listen(table, "after_drop", self._note)
+        for table in first:  # where each DROP is final, a drop that ends half way must not leave a database that says it is at head
+            table.drop(connection)
         found.drop_all(connection, tables=tables)
         for name, kind in self.dialect.named_types(tables).items():
             kind.drop(connection, checkfirst=True)
             self.types.append(name)
 
     def _note(self, table: Table, _connection: Connection, **_options: Any) -> None:
-        self.left.remove(table.name)
-        self.tables.append(table.name)
+        self.left.remove(table.fullname)
+        self.tables.append(table.fullname)
 
     @property
     def is_final(self) -> bool:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from fininfra_db.dialects import Dialect
 from fininfra_db.dialects.locks import HeldLock
 from fininfra_db.errors import MigrationFailed
-from fininfra_db.events import Observer, Snapshot, Step
+from fininfra_db.events import BlastRadius, Observer, Snapshot, Step
 from fininfra_db.migrate import journal
 from fininfra_db.migrate.history import message_in
+from fininfra_db.migrate.marker import refuse_if_remarked
 from fininfra_db.migrate.recorder import Recorder
 from fininfra_db.migrate.resuming import Resuming, changed_meanwhile, unfinished
 from fininfra_db.results import Entry
@@ -49,9 +50,10 @@ class Watch:
         resume: Resume | None = None,
         keeps_snapshot: bool = False,
         keeps_keys: bool = False,
+        assessed: BlastRadius | None = None,
     ) -> None:
         self._dialect, self._lock, self._observer, self._resume = dialect, lock, observer, resume
-        self._keeps_snapshot, self._keeps_keys = keeps_snapshot, keeps_keys
+        self._keeps_snapshot, self._keeps_keys, self._assessed = keeps_snapshot, keeps_keys, assessed
         self._look_at_keys: Callable[[], None] | None = None
         self._in_one_transaction = False
         self.steps: list[Step] = []
@@ -92,9 +94,12 @@ class Watch:
     def follow(self, plan: Iterable[Any], versions: tuple[str, ...], context: "MigrationContext") -> Iterator[Any]:
         """Hand on the steps of ``plan`` that are not done yet. Alembic asks for the next one when it has run the one before.
 
-        Raises ``LockLost``, or ``UnfinishedRevision`` when an earlier run left a part of a revision behind.
+        Raises ``LockLost``, ``Refused`` when the database was marked otherwise since the guard looked, or
+        ``UnfinishedRevision`` when an earlier run left a part of a revision behind.
         """
         if self._plan is None:
+            assert context.connection is not None
+            refuse_if_remarked(context.connection, self._assessed)
             self._plan, self.before = list(plan), tuple(sorted(versions))
             self._path = [self.before]
         self._go_back_to(tuple(sorted(versions)))

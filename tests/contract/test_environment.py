@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from sqlalchemy import make_url, text
 
-from fininfra_db.connections import ensure_database, open_connection
+from fininfra_db.connections import ensure_database, locked_transaction, open_connection
 from fininfra_db.database import Database
 from fininfra_db.dialects import target_of
 from fininfra_db.errors import (
@@ -28,6 +28,7 @@ from fininfra_db.errors import (
 from fininfra_db.events import BlastRadius, Dropped, Event, Question
 from fininfra_db.migrate.authoring import Draft
 from fininfra_db.migrate.guard import RESET, assess
+from fininfra_db.migrate.marker import mark
 from tests.cli.helpers import interrupted
 from tests.conftest import LOCAL_SERVERS, Project, clean_environment, drop_database, url_on
 from tests.contract.helpers import files_of, table_names, use_models, write_by_hand, write_module
@@ -302,6 +303,30 @@ async def test_a_library_caller_is_guarded_too(project: Project, verb: str) -> N
     sys.modules.pop("seeds", None)
 
 
+@pytest.mark.parametrize("verb", [*VERBS, "environment set"])
+async def test_a_mark_that_appears_while_a_command_waits_is_respected(project: Project, verb: str) -> None:
+    """Whoever marks a database holds the migration lock, for which the command waits when it has asked the guard."""
+    await start(project)
+    (project.root / "seeds.py").write_text(
+        "from sqlalchemy import text\n\n\ndef more(session):\n    session.execute(text('INSERT INTO sales (id) VALUES (9)'))\n",
+        encoding="utf-8",
+    )
+    sys.modules.pop("seeds", None)
+    before = await counts(project)
+    database = project.database()
+    async with locked_transaction(project.settings(), "seeding") as connection:
+        await connection.run_sync(lambda sync: mark(sync, "production"))
+        command = asyncio.create_task(database.set_environment("development") if verb == "environment set" else VERBS[verb](database))
+        await asyncio.sleep(2)  # the guard has looked by now
+        assert not command.done()
+    with pytest.raises(Refused, match=r"somebody marked the database as production.*Nothing was changed") as caught:
+        await command
+    assert caught.value.exit_code == 4
+    assert await marker(project) == "production"
+    assert await counts(project) | before == await counts(project)
+    sys.modules.pop("seeds", None)
+
+
 async def test_a_wrong_name_is_refused_where_nothing_is_protected(project: Project) -> None:
     database = await start(project)
     before = await counts(project)
@@ -513,6 +538,8 @@ async def test_a_drop_that_fails_half_way_names_both_halves(project: Project) ->
     assert set(still.rstrip(".").split(", ")) == left
     assert TABLES - left
     assert "shops" in left
+    assert "alembic_version" not in left, "the database must not say that it is at head"
+    assert (await database.status()).pending
     assert set((await database.reset()).dropped) == left, "run again, it goes on"
 
 

@@ -317,6 +317,23 @@ async def test_reset_with_a_models_line_makes_their_tables_again(project: Projec
     assert await project.rows("SELECT * FROM customers") == []
 
 
+@pytest.mark.parametrize("project", ["postgresql"], indirect=True)
+async def test_reset_drops_their_version_table_in_its_schema(project: Project, templates: Path) -> None:
+    module = make_foreign(project, templates, "generic")
+    configure_with(project, "version_table_schema='deployment'")
+    with (project.root / "alembic.ini").open("a", encoding="utf-8") as ini:
+        ini.write(f"\n[fininfra_db]\nmodels = {module}\n")
+    await create_empty_database(project)
+    await project.execute("CREATE SCHEMA deployment")
+    await project.database().revision(FIRST)
+    await project.database().upgrade()
+    await project.execute("CREATE TABLE alembic_version (somebody_elses INTEGER)")
+    reset = await project.database().reset()
+    assert set(reset.dropped) == TABLES | {"deployment.alembic_version"}
+    assert len(reset.migrated.steps) == 1
+    assert await project.rows("SELECT * FROM alembic_version") == [], "a table of that name elsewhere stays"
+
+
 @each_template
 async def test_set_up_overwrites_nothing_and_writes_no_second_environment(project: Project, templates: Path, template: str) -> None:
     make_foreign(project, templates, template)

@@ -194,6 +194,17 @@ def test_a_project_of_somebody_else(project: Project) -> None:
     assert status.revisions[0].applied is not None
 
 
+def test_the_ledger_of_another_project_in_the_database_is_not_ours(project: Project) -> None:
+    """Neither told by ``status`` nor settled by ``reset``."""
+    set_up(project)
+    write_entry(project, revision=FIRST, seconds=99.0, checksum="0" * 64, version_table="other_version")
+    theirs = write_entry(project, revision="theirs", outcome="running", statement=1, version_table="other_version")
+    status = status_of(project)
+    assert (codes(status), status.unfinished, status.edited) == ([], (), ())
+    asyncio.run(project.database().reset())
+    assert asyncio.run(project.rows("SELECT revision FROM fininfra_migrations WHERE outcome = 'running'")) == [(theirs.revision,)]
+
+
 def test_the_text_shows_all_that_is_not_as_it_should_be_and_the_latest_of_the_rest(at_head: Project) -> None:
     parent = FIRST
     for number in range(12):
