@@ -437,7 +437,7 @@ def test_init_leaves_the_rest_of_an_ini_alone(sqlite_project: Project) -> None:
         (["db"], {"db/env.py", "db/script.py.mako"}),
         (["src/db", "--package"], {"src/db/env.py", "src/db/script.py.mako", "src/db/__init__.py", "src/db/versions/__init__.py"}),
     ],
-    ids=str,
+    ids=["migrations", "db", "src/db --package"],
 )
 def test_init_makes_the_folder_that_it_is_told(sqlite_project: Project, words: list[str], files: set[str]) -> None:
     written = succeeds(sqlite_project, "init", *words)["written"]
