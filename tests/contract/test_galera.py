@@ -1,6 +1,7 @@
 """A node of a Galera cluster, which keeps a lock to itself."""
 
 import asyncio
+import itertools
 import os
 import shutil
 import socket
@@ -43,7 +44,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if os.getuid() == 0:
         as_user = ["--user=mysql"]
         shutil.chown(data, "mysql")
-        for folder in data.parents[:2]:
+        for folder in itertools.takewhile(lambda folder: "pytest" in str(folder), data.parents):  # pytest's own, which it shuts
             folder.chmod(0o755)
     made = [install, "--no-defaults", *as_user, f"--datadir={data}", "--auth-root-authentication-method=normal", "--skip-test-db"]
     subprocess.run(made, check=True, capture_output=True)
