@@ -61,7 +61,7 @@ async def forget_snapshot(project: Project, watch: "Watch") -> None:
 
 
 async def _look(project: Project, watch: "Watch | None", *, timeout: float) -> _Found:
-    """Ask the database, for at most ``timeout`` seconds."""
+    """Ask the database, for at most ``timeout`` seconds; of one that is as it was before, the snapshot goes."""
     try:
         async with asyncio.timeout(timeout):
             versions = await read_versions(project)

@@ -159,7 +159,7 @@ async def _migrate_alone(settings: Settings) -> None:
         try:
             async with open_connection(settings, "migration") as connection:
                 await connection.run_sync(lambda sync: _migrate(sync, settings, watch))
-        except BaseException:  # also when it is interrupted
+        except BaseException:  # an interruption too, and all of them are raised again
             await forget_snapshot(find_project(settings), watch)
             raise
         target.dialect.let_go_of_snapshots(target.url, watch.snapshot)

@@ -50,9 +50,9 @@ async def repair(project: Project, settlement: Settlement, *, observer: Observer
         return [step for step in found if step.revision.revision == resume.entry.revision]
 
     ran = await run_steps(project, config, scripts, plan, observer=observer, resume=resume, destination_rev=resume.entry.revision)
-    is_settled = bool(ran.steps) or (
-        not resume.run_it and await _settle(project, state.unfinished, observer)
-    )  # its version was written by hand too
+    is_settled = bool(ran.steps)
+    if not is_settled and not resume.run_it:  # its version was written by hand too
+        is_settled = await _settle(project, state.unfinished, observer)
     return Repaired(
         way=settlement, settled=state.unfinished if is_settled else None, steps=ran.steps if resume.run_it else (), after=ran.after
     )

@@ -40,6 +40,14 @@ async def start(project: Project) -> Project:
     return project
 
 
+async def failing(project: Project, *statements: str) -> str:
+    """Write a revision of ``statements`` and let an upgrade fail in it. Returns its identifier."""
+    broken = await write_by_hand(project, "broken", *statements)
+    with pytest.raises(MigrationFailed):
+        await project.database().upgrade()
+    return broken
+
+
 def correct(project: Project, revision: str, old: str, new: str) -> None:
     path = next(path for path in project.versions() if revision in path.name)
     text = path.read_text(encoding="utf-8")
@@ -156,10 +164,7 @@ async def test_repair_has_nothing_to_do_and_wants_to_be_told_how(project: Projec
 
 async def left_half_done(project: Project) -> str:
     await start(project)
-    broken = await write_by_hand(project, "half", SHOPS, FILL, BREAK)
-    with pytest.raises(MigrationFailed):
-        await project.database().upgrade()
-    return broken
+    return await failing(project, SHOPS, FILL, BREAK)
 
 
 @pytest.mark.parametrize("project", ["mysql"], indirect=True)
@@ -216,9 +221,7 @@ async def test_an_autocommit_block_that_failed_is_carried_on_with(project: Proje
 async def test_changed_rows_that_were_committed_are_not_carried_on_with_unasked(project: Project) -> None:
     await start(project)
     await write_by_hand(project, "shops", SHOPS, FILL)
-    broken = await write_by_hand(project, "block", COUNT, "with op.get_context().autocommit_block():", f"    {INDEX}", BREAK)
-    with pytest.raises(MigrationFailed):
-        await project.database().upgrade()
+    broken = await failing(project, COUNT, "with op.get_context().autocommit_block():", f"    {INDEX}", BREAK)
     correct(project, broken, BREAK, COUNT)
     with pytest.raises(UnfinishedRevision):
         await project.database().upgrade()
@@ -232,9 +235,7 @@ async def test_a_statement_that_failed_in_an_autocommit_block_is_not_taken_for_d
     """Alembic commits at the end of the block all the same."""
     await start(project)
     await write_by_hand(project, "shops", SHOPS, FILL)
-    broken = await write_by_hand(project, "block", ADD, "with op.get_context().autocommit_block():", f"    {BREAK}", INDEX)
-    with pytest.raises(MigrationFailed):
-        await project.database().upgrade()
+    broken = await failing(project, ADD, "with op.get_context().autocommit_block():", f"    {BREAK}", INDEX)
     for _ in range(2):
         with pytest.raises((MigrationFailed, UnfinishedRevision)):
             await project.database().repair("resume")
