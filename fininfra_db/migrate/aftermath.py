@@ -4,8 +4,10 @@ The database is asked, and where its journal says that nothing remains, the jour
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -19,6 +21,9 @@ from fininfra_db.migrate.state import in_words, read_state, read_versions
 
 if TYPE_CHECKING:
     from fininfra_db.migrate.watch import Watch
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _INTERRUPTED_TIMEOUT: Final = 2.0
 """Seconds that the database may take to say where it is after a run was interrupted: somebody waits for the end."""
@@ -40,8 +45,23 @@ class _Found:
         return "The database cannot be read now." if self.versions is None else f"The database is at {in_words(self.versions)}."
 
 
+def tells_interruption(run: Callable[Concatenate[Project, P], Awaitable[R]]) -> Callable[Concatenate[Project, P], Coroutine[Any, Any, R]]:
+    """Let an interruption of ``run`` say where the database is, also while no revision is running."""
+
+    @wraps(run)
+    async def told(project: Project, /, *args: P.args, **options: P.kwargs) -> R:
+        try:
+            return await run(project, *args, **options)
+        except (asyncio.CancelledError, KeyboardInterrupt) as error:
+            if not hasattr(error, "__notes__"):
+                error.add_note(await interrupted(project, None))
+            raise
+
+    return told
+
+
 async def interrupted(project: Project, watch: "Watch | None") -> str:
-    """Say what was interrupted, and what state the database is in now. Without ``watch`` the lock was still waited for."""
+    """Say what was interrupted, and what state the database is in now. Without ``watch`` no revision was running."""
     if watch is not None:
         watch.is_interrupted = True
     found = await _look(project, watch, timeout=_INTERRUPTED_TIMEOUT)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from fininfra_db.connections import locked_transaction
 from fininfra_db.errors import RevisionNotFound
 from fininfra_db.events import Observer
+from fininfra_db.migrate.aftermath import tells_interruption
 from fininfra_db.migrate.config import Project, alembic_config
 from fininfra_db.migrate.environment import load_scripts
 from fininfra_db.migrate.journal import SETTLED, read_unfinished, rewrite
@@ -18,6 +19,7 @@ from fininfra_db.results import Entry, Repaired
 Settlement = Literal["resume", "mark-applied", "mark-rolled-back"]
 
 
+@tells_interruption
 async def repair(project: Project, settlement: Settlement, *, observer: Observer | None = None) -> Repaired:
     """Settle the unfinished revision, if there is one.
 

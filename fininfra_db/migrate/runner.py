@@ -30,7 +30,7 @@ from fininfra_db.errors import (
     RevisionNotFound,
 )
 from fininfra_db.events import BlastRadius, Observer
-from fininfra_db.migrate.aftermath import failed, forget_snapshot, interrupted, something_remains
+from fininfra_db.migrate.aftermath import failed, forget_snapshot, interrupted, something_remains, tells_interruption
 from fininfra_db.migrate.config import Project
 from fininfra_db.migrate.retry import reason_of, run_patiently
 from fininfra_db.migrate.state import in_words, read_versions, refuse_unknown, state_or_none
@@ -47,6 +47,7 @@ Plan = Callable[[tuple[str, ...]], Iterable[Any]]
 """The steps from where a database is, as Alembic's ``ScriptDirectory`` makes them."""
 
 
+@tells_interruption
 async def upgrade(project: Project, revision: str, *, tag: str | None = None, observer: Observer | None = None) -> Migrated:
     """Apply every revision up to ``revision``. Raises ``DatabaseAhead``, ``RevisionNotFound``, ``MigrationFailed``..."""
     refuse_range(revision)
@@ -64,6 +65,7 @@ async def upgrade(project: Project, revision: str, *, tag: str | None = None, ob
     return await _migrate(project, "up", revision, before, tag, observer)
 
 
+@tells_interruption
 async def downgrade(
     project: Project, revision: str, *, tag: str | None = None, observer: Observer | None = None, assessed: BlastRadius | None = None
 ) -> Migrated:
@@ -74,6 +76,7 @@ async def downgrade(
     return await _migrate(project, "down", revision, before, tag, observer, assessed=assessed)
 
 
+@tells_interruption
 async def stamp(project: Project, revisions: tuple[str, ...], *, purge: bool = False, tag: str | None = None) -> Stamped:
     """Write ``revisions`` into the version table without running anything. ``purge`` empties it first."""
     from fininfra_db.migrate.config import alembic_config
@@ -164,27 +167,21 @@ async def run_steps(
     """Run the steps of ``plan`` under the lock. The database must be where they lead when it is asked afterwards."""
     from fininfra_db.migrate.watch import Watch
 
-    watch = None
-    try:
-        async with migration_lock(project.settings, observer) as lock:
-            dialect = target_of(project.settings).dialect
-            watch = Watch(
-                dialect,
-                lock,
-                observer=observer,
-                resume=resume,
-                keeps_snapshot=not project.settings.no_snapshot,
-                keeps_keys=not project.is_ours,
-                # A foreign env.py may go through several databases, each with a marker of its own, and one of them was assessed.
-                assessed=assessed if project.is_ours else None,
-            )
-            await _run_watched(project, watch, lock, observer, lambda: _execute(project, config, scripts, plan, watch, observer, options))
-            after = await _read_afterwards(project, watch)
-            dialect.let_go_of_snapshots(target_of(project.settings).url, watch.snapshot)
-    except (asyncio.CancelledError, KeyboardInterrupt) as error:
-        if watch is None:
-            error.add_note(await interrupted(project, watch))
-        raise
+    async with migration_lock(project.settings, observer) as lock:
+        dialect = target_of(project.settings).dialect
+        watch = Watch(
+            dialect,
+            lock,
+            observer=observer,
+            resume=resume,
+            keeps_snapshot=not project.settings.no_snapshot,
+            keeps_keys=not project.is_ours,
+            # A foreign env.py may go through several databases, each with a marker of its own, and one of them was assessed.
+            assessed=assessed if project.is_ours else None,
+        )
+        await _run_watched(project, watch, lock, observer, lambda: _execute(project, config, scripts, plan, watch, observer, options))
+        after = await _read_afterwards(project, watch)
+        dialect.let_go_of_snapshots(target_of(project.settings).url, watch.snapshot)
     if set(after) != set(watch.expected):
         raise MigrationFailed(
             f"The run ended without an error, but the database is at {in_words(after)} and not at {in_words(watch.expected)}: "
