@@ -4,7 +4,6 @@ A signal reaches the main thread only, and a cancellation only the event loop in
 """
 
 import asyncio
-import ctypes
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -59,6 +58,8 @@ class _Thread(threading.Thread):
                 with suppress(RuntimeError):  # the loop has just been closed
                     loop.call_soon_threadsafe(task.cancel)
                 return
+        import ctypes  # slow to import, and rarely needed
+
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.ident or 0), ctypes.py_object(KeyboardInterrupt))
 
     @contextmanager
