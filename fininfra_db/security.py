@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
+Verdict = tuple[int | None, str | None]
+"""The number of the key that sealed a value, None when no key did; and what the value is to become, None when it stays as it is."""
+
 _KEY: Final = re.compile(r"[A-Za-z0-9_\-+/]{43}=")
 """Fernet itself skips what is not base64 and stops at the padding: of two keys without a comma it would take the first."""
 _FINGERPRINT: Final = 8
@@ -79,42 +82,51 @@ class Keyring:
 
 
 class Sealer:
-    """Opens and seals many values in a row, and says which key did it. What is inside a value is bytes, whatever they mean.
+    """Looks at many values in a row, and seals them with the first key. What is inside a value is bytes, whatever they mean.
 
     A value was mostly sealed with the key of the one before it, so that key is tried first.
     """
 
     def __init__(self, fernets: "tuple[Fernet, ...]") -> None:
-        self._fernets = fernets
-        self._order = list(range(len(fernets)))
+        from cryptography.fernet import InvalidToken
 
-    def key_of(self, sealed: str) -> int | None:
-        """The number of the key that signed ``sealed``, without opening it; None when none of them did."""
-        found = self._try(lambda fernet: fernet.extract_timestamp(sealed))
-        return None if found is None else found[0]
+        self._first = fernets[0]
+        self._opens: list[tuple[int, Callable[[str], bytes]]] = [(number, each.decrypt) for number, each in enumerate(fernets)]
+        self._signs: list[tuple[int, Callable[[str], int]]] = [(number, each.extract_timestamp) for number, each in enumerate(fernets)]
+        self._refusals = (InvalidToken, ValueError)  # base64 has an error of its own for what is not ASCII
 
-    def open(self, sealed: str) -> tuple[int, bytes] | None:
-        """The number of the key that opens ``sealed``, and what is inside; None when none of them does."""
-        return self._try(lambda fernet: fernet.decrypt(sealed))
+    def look(self, value: str) -> Verdict:
+        """Which key sealed a value, by its signature and without opening it."""
+        found = self._try(self._signs, value)
+        return None if found is None else found[0], None
 
-    def seal(self, plain: bytes) -> str:
-        """Seal with the first key, and open the result again to see that the same is inside."""
-        first = self._fernets[0]
-        sealed = first.encrypt(plain)
-        if first.decrypt(sealed) != plain:
+    def rotate(self, value: str) -> Verdict:
+        """Seal with the first key what another one sealed."""
+        number, plain = self._try(self._opens, value) or (None, b"")
+        return number, self._seal(plain) if number else None
+
+    def encrypt(self, value: str) -> Verdict:
+        """Seal what is plaintext. What looks sealed is never sealed again."""
+        found = self._try(self._opens, value)
+        if found is not None or looks_sealed(value):
+            return None if found is None else found[0], None
+        return None, self._seal(value.encode())
+
+    def _seal(self, plain: bytes) -> str:
+        """Seal, and open the result again to see that the same is inside."""
+        sealed = self._first.encrypt(plain)
+        if self._first.decrypt(sealed) != plain:
             raise DecryptionFailed("A value that was just sealed does not open to what it was. It was not written.")
         return sealed.decode("ascii")
 
-    def _try(self, attempt: "Callable[[Fernet], R]") -> tuple[int, R] | None:
-        from cryptography.fernet import InvalidToken
-
-        for place, number in enumerate(self._order):
+    def _try(self, attempts: "list[tuple[int, Callable[[str], R]]]", value: str) -> tuple[int, R] | None:
+        for place, (number, attempt) in enumerate(attempts):
             try:
-                done = attempt(self._fernets[number])
-            except (InvalidToken, ValueError):  # base64 has an error of its own for what is not ASCII
+                done = attempt(value)
+            except self._refusals:
                 continue
             if place:
-                self._order.insert(0, self._order.pop(place))
+                attempts.insert(0, attempts.pop(place))
             return number, done
         return None
 

@@ -9,13 +9,14 @@ import asyncio
 import random
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sqlalchemy import Connection, select
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from fininfra_db.connections import migration_lock, open_connection, read
 from fininfra_db.data.sealed import Page, Tally, Way, find_work, id_of, name_of, read_page, sealed_slots, survey
+from fininfra_db.data.worker import Examine, examiner, worker
 from fininfra_db.dialects import target_of
 from fininfra_db.dialects.base import first_line
 from fininfra_db.dialects.swapping import Key, Swap
@@ -28,8 +29,9 @@ from fininfra_db.settings import Settings
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-_SLICE: Final = 50
-"""Rows after which whatever else happens in this process has its turn: an answer of the server, a signal, the lock's question."""
+A = TypeVar("A")
+B = TypeVar("B")
+
 _TRIES: Final = 5
 """How often a batch is tried that does not get the locks of its rows."""
 _UPGRADE_FIRST: Final = "If the models are ahead of the database, run 'fininfra-db upgrade' first."
@@ -56,11 +58,11 @@ async def reseal(settings: Settings, way: Way, *, dry_run: bool = False, observe
 
 async def _look(settings: Settings, way: Way) -> tuple[SealedColumn, ...]:
     slots, keyring, dialect = sealed_slots(settings), keyring_of(settings), target_of(settings).dialect
-    keyring.sealer()  # without a key nothing is contacted
+    examine = examiner(keyring, way)  # without a key nothing is contacted
 
     def look(connection: Connection) -> tuple[SealedColumn, ...]:
-        tallies = [Tally(slot, keyring, way, writes=False) for slot in slots]
-        survey(connection, dialect, tallies)
+        tallies = [Tally(slot, keyring) for slot in slots]
+        survey(connection, dialect, tallies, examine)
         return tuple(tally.done() for tally in tallies)
 
     try:
@@ -71,13 +73,24 @@ async def _look(settings: Settings, way: Way) -> tuple[SealedColumn, ...]:
         ) from error
 
 
+async def _together(first: Coroutine[Any, Any, A], second: Coroutine[Any, Any, B]) -> tuple[A, B]:
+    """Both at once; when one fails, the other is cancelled."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = group.create_task(first), group.create_task(second)
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return tasks[0].result(), tasks[1].result()
+
+
 class _Run:
     """One run over every sealed column."""
 
     def __init__(self, settings: Settings, way: Way, observer: Observer | None) -> None:
-        self._settings, self._observer = settings, observer
+        self._settings, self._way, self._observer = settings, way, observer
         self._dialect = target_of(settings).dialect
-        self._tallies = [Tally(slot, keyring_of(settings), way, writes=True) for slot in sealed_slots(settings)]
+        self._keyring = keyring_of(settings)
+        self._tallies = [Tally(slot, self._keyring) for slot in sealed_slots(settings)]
 
     async def run(self) -> tuple[SealedColumn, ...]:
         settings = self._settings
@@ -86,40 +99,23 @@ class _Run:
                 migration_lock(settings, self._observer) as lock,
                 lock.kept(),
                 open_connection(settings, "seeding") as connection,
+                worker(self._keyring, self._way) as examine,
             ):
                 for tally in self._tallies:
-                    await self._go_through(connection, tally)
+                    await self._go_through(connection, tally, examine)
         return tuple(tally.done() for tally in self._tallies)
 
-    async def _go_through(self, connection: "AsyncConnection", tally: Tally) -> None:
-        """While one page is being judged, which keeps this process busy, the server writes the one before and reads the next."""
+    async def _go_through(self, connection: "AsyncConnection", tally: Tally, examine: Examine) -> None:
+        """While one page is examined, the one before is written and the next one is read."""
         await connection.run_sync(tally.count)
-        ahead = await self._write_and_read(connection, tally, [], None)
-        swaps: list[Swap] = []
-        while swaps or ahead.rows:
-            written = self._write_and_read(connection, tally, swaps, ahead.last)
-            ahead, swaps = await self._together(written, self._judge(tally, ahead))
+        page, swaps = await self._write_and_read(connection, tally, [], None), list[Swap]()
+        while swaps or page.rows:
+            written, examined = self._write_and_read(connection, tally, swaps, page.last), examine([value for _, value in page.rows])
+            following, verdicts = await _together(written, examined)
+            taken = (tally.take(key, value, verdict) for (key, value), verdict in zip(page.rows, verdicts, strict=True))
+            page, swaps = following, [swap for swap in taken if swap is not None]
             if self._observer:
                 self._observer(Resealing(name_of(tally.slot), tally.judged, tally.total - tally.nulls))
-
-    async def _together(self, written: Coroutine[Any, Any, Page], judged: Coroutine[Any, Any, list[Swap]]) -> tuple[Page, list[Swap]]:
-        """Both at once, where the database works in a process of its own; in this one it would only be in the way."""
-        if not self._dialect.features.has_server:
-            page = await written
-            return page, await judged
-        try:
-            async with asyncio.TaskGroup() as group:
-                writing, judging = group.create_task(written), group.create_task(judged)
-        except BaseExceptionGroup as errors:
-            raise errors.exceptions[0] from None
-        return writing.result(), judging.result()
-
-    async def _judge(self, tally: Tally, page: Page) -> list[Swap]:
-        swaps: list[Swap] = []
-        for start in range(0, len(page.rows), _SLICE):
-            swaps += filter(None, (tally.judge(key, value) for key, value in page.rows[start : start + _SLICE]))
-            await asyncio.sleep(0)
-        return swaps
 
     async def _write_and_read(self, connection: "AsyncConnection", tally: Tally, swaps: list[Swap], after: Key | None) -> Page:
         """One transaction: write ``swaps``, and read the rows that come next; those that somebody else has changed come again."""

@@ -1,7 +1,7 @@
 """What sealed columns hold: which there are, which key opens each value, and what is to be done about it."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -12,14 +12,14 @@ from fininfra_db.dialects.swapping import Key, Slot, Swap
 from fininfra_db.errors import ConfigurationError
 from fininfra_db.migrate.config import load_metadata
 from fininfra_db.results import Finding, Rows, SealedColumn
-from fininfra_db.security import Keyring, looks_sealed
+from fininfra_db.security import Keyring, Verdict, looks_sealed
 from fininfra_db.settings import KEYS_VARIABLE, Settings
 from fininfra_db.types import sealed_length
 
 Way = Literal["look", "rotate", "encrypt"]
 """To look only, to seal with the first key what was sealed with another one, or to seal what is plaintext."""
 
-PAGE: Final = 1000
+PAGE: Final = 2000
 """Rows that are read at once, and written in one transaction."""
 _SHOWN: Final = 10
 """So many rows of a kind are named; the rest is counted."""
@@ -67,7 +67,7 @@ def read_page(connection: Connection, dialect: Dialect, slot: Slot, after: Key |
     query = select(*slot.key, slot.value).where(slot.value.is_not(None)).order_by(*slot.key).limit(PAGE)
     if after is not None:
         query = query.where(slot.after(after, row_comparison=dialect.features.row_comparison))
-    rows = [(tuple(key), value) for *key, value in connection.execute(query)]
+    rows = [(row[:-1], row[-1]) for row in connection.execute(query).all()]
     return Page(rows, rows[-1][0] if rows else after)
 
 
@@ -88,16 +88,12 @@ class Seen:
 
 
 class Tally:
-    """Counts the rows of one column, and decides what becomes of each.
+    """Counts the rows of one column by what became of them."""
 
-    With ``writes`` a row that is to be sealed is not counted until it ``was_written``: somebody else may be faster.
-    """
-
-    def __init__(self, slot: Slot, keyring: Keyring, way: Way, *, writes: bool) -> None:
+    def __init__(self, slot: Slot, keyring: Keyring) -> None:
         self.slot = slot
         self.total = self.nulls = self.judged = self.changed = 0
-        self._way, self._writes = way, writes
-        self._sealer, self._fingerprints = keyring.sealer(), keyring.fingerprints
+        self._fingerprints = keyring.fingerprints
         self._length = sealed_length(slot.column.type) or 0
         self._under: Counter[int] = Counter()
         self._plaintext, self._unopened, self._too_long = Seen(), Seen(), Seen()
@@ -107,42 +103,30 @@ class Tally:
         self.total, values = connection.execute(select(func.count(), func.count(self.slot.value)).select_from(self.slot.rows)).one()
         self.nulls = self.total - values
 
-    def judge(self, key: Key, value: str) -> Swap | None:
-        """Count a row, or tell how it is to be sealed."""
+    def take(self, key: Key, value: str, verdict: Verdict) -> Swap | None:
+        """What is to be written to a row. It is counted when it ``was_written``, for somebody else may be faster; any other row now."""
         self.judged += 1
-        number, plain = self._open(value)
-        new = None if plain is None else self._sealer.seal(plain)
-        if new is not None and len(new) > self._length:
+        number, sealed = verdict
+        if sealed is not None and len(sealed) <= self._length:
+            return Swap(key, value, sealed)
+        if sealed is not None:
             self._too_long.add(key)
-        elif new is not None and self._writes:
-            return Swap(key, value, new)
-        elif new is not None:
-            self.changed += 1
-        self._count(key, value, number)
+        self.leave(key, value, number)
         return None
 
-    def was_written(self, rows: int) -> None:
-        """So many rows are sealed with the first key now."""
-        self.changed += rows
-        self._under[0] += rows
-
-    def _open(self, value: str) -> tuple[int | None, bytes | None]:
-        """The number of the key that sealed a value, and what is inside if that is to be sealed now."""
-        if self._way == "look":
-            return self._sealer.key_of(value), None
-        found = self._sealer.open(value)
-        if found is None:
-            return None, value.encode() if self._way == "encrypt" and not looks_sealed(value) else None
-        number, plain = found
-        return number, plain if self._way == "rotate" and number else None
-
-    def _count(self, key: Key, value: str, number: int | None) -> None:
+    def leave(self, key: Key, value: str, number: int | None) -> None:
+        """A row stays as it is."""
         if number is not None:
             self._under[number] += 1
         elif looks_sealed(value):
             self._unopened.add(key)
         else:
             self._plaintext.add(key)
+
+    def was_written(self, rows: int) -> None:
+        """So many rows are sealed with the first key now."""
+        self.changed += rows
+        self._under[0] += rows
 
     def done(self) -> SealedColumn:
         """What was counted."""
@@ -159,15 +143,18 @@ class Tally:
         )
 
 
-def survey(connection: Connection, dialect: Dialect, tallies: Sequence[Tally]) -> None:
-    """Look at every row of every column. No transaction lasts longer than a page."""
+def survey(connection: Connection, dialect: Dialect, tallies: Sequence[Tally], examine: Callable[[str], Verdict]) -> None:
+    """Look at every row of every column. No transaction lasts longer than a page. A row that would be written counts as changed."""
     for tally in tallies:
         tally.count(connection)
         page = read_page(connection, dialect, tally.slot, None)
         while page.rows:
             connection.rollback()
             for key, value in page.rows:
-                tally.judge(key, value)
+                verdict = examine(value)
+                if tally.take(key, value, verdict) is not None:
+                    tally.changed += 1
+                    tally.leave(key, value, verdict[0])
             page = read_page(connection, dialect, tally.slot, page.last)
         connection.rollback()
 

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
@@ -19,6 +20,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     LargeBinary,
+    Result,
     String,
     Table,
     TableClause,
@@ -112,7 +114,7 @@ def from_arrays(connection: Connection, slot: Slot, swaps: Sequence[Swap]) -> di
     source = func.unnest(*arrays).table_valued(*slot.names, _OLD, _NEW, name=_STAGE).render_derived()
     same_row = [each == source.c[each.name] for each in slot.key]
     swap = update(slot.rows).where(*same_row, slot.value == source.c[_OLD]).values({slot.value: source.c[_NEW]})
-    return {tuple(key): value for *key, value in connection.execute(swap.returning(*slot.key, slot.value))}
+    return _by_key(connection.execute(swap.returning(*slot.key, slot.value)))
 
 
 def from_values(connection: Connection, slot: Slot, swaps: Sequence[Swap]) -> dict[Key, str]:
@@ -126,8 +128,8 @@ def from_values(connection: Connection, slot: Slot, swaps: Sequence[Swap]) -> di
         f"UPDATE {target} SET {value} = swap.column{width} FROM (VALUES {', '.join([row] * len(swaps))}) AS swap "
         f"WHERE {same_row} AND {target}.{value} = swap.column{width - 1} RETURNING {', '.join([*names, value])}"
     )
-    parameters = tuple(value for key, old, new in swaps for value in (*key, old, new))
-    return {tuple(key): value for *key, value in connection.exec_driver_sql(statement, parameters)}
+    parameters = tuple(chain.from_iterable((*key, old, new) for key, old, new in swaps))
+    return _by_key(connection.exec_driver_sql(statement, parameters))
 
 
 def from_stage(connection: Connection, slot: Slot, swaps: Sequence[Swap], untouched: Collection[str]) -> dict[Key, str]:
@@ -144,8 +146,7 @@ def from_stage(connection: Connection, slot: Slot, swaps: Sequence[Swap], untouc
         is_old = cast(value, LargeBinary) == cast(stage.c[_OLD], LargeBinary)
         changes = {value: stage.c[_NEW]} | {rows.c[name]: rows.c[name] for name in untouched}
         changed = connection.execute(update(rows).where(same_row, is_old).values(changes)).rowcount
-        found = connection.execute(select(*(rows.c[name] for name in slot.names), value).where(same_row))
-        stored = {tuple(key): value for *key, value in found}
+        stored = _by_key(connection.execute(select(*(rows.c[name] for name in slot.names), value).where(same_row)))
     same = {key: new for key, _, new in swaps if stored.get(key) == new}
     return same if len(same) == changed else stored
 
@@ -167,6 +168,11 @@ def _staged(connection: Connection, slot: Slot) -> Iterator[TableClause]:
 def _as_it_is(value: Any) -> BindParameter[Any]:
     """A parameter for the driver, not converted by a type."""
     return bindparam(None, value, type_=NullType(), unique=True)
+
+
+def _by_key(rows: Result[Any]) -> dict[Key, str]:
+    """The values in the last column by the key in the others."""
+    return {row[:-1]: row[-1] for row in rows.all()}
 
 
 def _columns(swaps: Sequence[Swap]) -> list[tuple[Any, ...]]:
