@@ -4,6 +4,7 @@ The other process is given the keys and the values through a pipe. It ends when 
 """
 
 import asyncio
+import gc
 import pickle
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -69,6 +70,7 @@ async def worker(keyring: Keyring, way: str) -> AsyncIterator[Examine]:
 
 def serve(requests: BinaryIO, answers: BinaryIO) -> None:
     """The other process: examine what comes, until nothing comes any more."""
+    gc.disable()  # nothing here refers to itself
     keyring, way = pickle.load(requests)
     examine = examiner(keyring, way)
     while length := int.from_bytes(requests.read(_LENGTH)):

@@ -135,20 +135,22 @@ def from_values(connection: Connection, slot: Slot, swaps: Sequence[Swap]) -> di
 def from_stage(connection: Connection, slot: Slot, swaps: Sequence[Swap], untouched: Collection[str]) -> dict[Key, str]:
     """One UPDATE from a temporary table. ``untouched`` are columns that the database would change by itself.
 
-    The server says how many rows matched, not which: where that is not the number of rows that hold their new value, all that
-    is stored is the answer. Values are compared byte by byte, since a collation may take two of them for the same.
+    The server says how many rows it changed, not which; so it is asked for the rows that do not hold their new value now. When
+    there are more of them than it did not change, they are in the answer. Values are compared byte by byte, since a collation may
+    take two of them for the same.
     """
+    rows = slot.rows_with(untouched)
+    value = rows.c[slot.column.name]
     with _staged(connection, slot) as stage:
         connection.execute(insert(stage), [dict(zip(stage.c.keys(), (*key, old, new), strict=True)) for key, old, new in swaps])
-        rows = slot.rows_with(untouched)
-        value = rows.c[slot.column.name]
         same_row = and_(*(rows.c[name] == stage.c[name] for name in slot.names))
-        is_old = cast(value, LargeBinary) == cast(stage.c[_OLD], LargeBinary)
         changes = {value: stage.c[_NEW]} | {rows.c[name]: rows.c[name] for name in untouched}
-        changed = connection.execute(update(rows).where(same_row, is_old).values(changes)).rowcount
-        stored = _by_key(connection.execute(select(*(rows.c[name] for name in slot.names), value).where(same_row)))
-    same = {key: new for key, _, new in swaps if stored.get(key) == new}
-    return same if len(same) == changed else stored
+        changed = connection.execute(update(rows).where(same_row, _bytes(value) == _bytes(stage.c[_OLD])).values(changes)).rowcount
+        both = stage.outerjoin(rows, same_row)
+        is_not_new = or_(value.is_(None), _bytes(value) != _bytes(stage.c[_NEW]))
+        others = _by_key(connection.execute(select(*(stage.c[name] for name in slot.names), value).select_from(both).where(is_not_new)))
+    stored = {key: new for key, _, new in swaps if key not in others}
+    return stored if len(stored) == changed else others | stored
 
 
 @contextmanager
@@ -168,6 +170,10 @@ def _staged(connection: Connection, slot: Slot) -> Iterator[TableClause]:
 def _as_it_is(value: Any) -> BindParameter[Any]:
     """A parameter for the driver, not converted by a type."""
     return bindparam(None, value, type_=NullType(), unique=True)
+
+
+def _bytes(value: ColumnElement[str]) -> ColumnElement[bytes]:
+    return cast(value, LargeBinary)
 
 
 def _by_key(rows: Result[Any]) -> dict[Key, str]:
