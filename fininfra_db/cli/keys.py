@@ -34,7 +34,7 @@ def register(app: typer.Typer) -> None:
 
     @command(keys, "status", panel=PANEL)
     def status(ctx: typer.Context) -> None:
-        """Exit 3 unless every sealed column is sealed with the first key: rows per key, and plaintext."""
+        """Show the rows under each key. Exit 3 unless all of them are under the first one."""
         look(ctx, lambda database: database.keys_status())
 
     @command(keys, "rotate", panel=PANEL, settings=LOCKING)

@@ -79,6 +79,16 @@ def _many_pages(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest_asyncio.fixture
 async def tables(project: Project) -> Project:
     """Tables of the project's own, without a row."""
+    return await with_tables(project)
+
+
+@pytest_asyncio.fixture
+async def sqlite_tables(sqlite_project: Project) -> Project:
+    """The same on SQLite, for what does not depend on the database."""
+    return await with_tables(sqlite_project)
+
+
+async def with_tables(project: Project) -> Project:
     await create_empty_database(project)
     await use_models(project, MODELS)
     await project.database().create_tables()
@@ -168,60 +178,60 @@ async def type_of_code(project: Project) -> str:
     return str((await project.rows(query))[0][0])
 
 
-async def test_a_type_that_is_made_of_a_sealed_one_is_sealed_too(tables: Project) -> None:
-    await tables.execute(f"INSERT INTO tokens (id, other, name) VALUES ('a', '{Keyring(OLD).encrypt('LOUD')}', 'x')")
-    await with_keys(tables, NEW, OLD).rotate_keys()
-    ((stored,),) = await tables.rows("SELECT other FROM tokens")
+async def test_a_type_that_is_made_of_a_sealed_one_is_sealed_too(sqlite_tables: Project) -> None:
+    await sqlite_tables.execute(f"INSERT INTO tokens (id, other, name) VALUES ('a', '{Keyring(OLD).encrypt('LOUD')}', 'x')")
+    await with_keys(sqlite_tables, NEW, OLD).rotate_keys()
+    ((stored,),) = await sqlite_tables.rows("SELECT other FROM tokens")
     assert Keyring(NEW).decrypt(stored) == "LOUD"
 
 
 @pytest.mark.parametrize("verb", ["rotate_keys", "encrypt_plaintext"])
-async def test_a_dry_run_counts_and_writes_nothing(tables: Project, verb: str) -> None:
-    await insert_tokens(tables, under(OLD, 5) | {"a": "plain", "b": "text"})
-    before = await tokens(tables)
-    counted = await getattr(with_keys(tables, NEW, OLD), verb)(dry_run=True)
-    assert await tokens(tables) == before
-    done = await getattr(with_keys(tables, NEW, OLD), verb)()
+async def test_a_dry_run_counts_and_writes_nothing(sqlite_tables: Project, verb: str) -> None:
+    await insert_tokens(sqlite_tables, under(OLD, 5) | {"a": "plain", "b": "text"})
+    before = await tokens(sqlite_tables)
+    counted = await getattr(with_keys(sqlite_tables, NEW, OLD), verb)(dry_run=True)
+    assert await tokens(sqlite_tables) == before
+    done = await getattr(with_keys(sqlite_tables, NEW, OLD), verb)()
     assert column(counted.columns).changed == column(done.columns).changed == (5 if verb == "rotate_keys" else 2)
     assert (counted.dry_run, done.dry_run) == (True, False)
     assert [finding.code for finding in counted.findings] == [finding.code for finding in done.findings]
 
 
-async def test_plaintext_is_found_by_all_and_sealed_by_encrypt_only(tables: Project) -> None:
-    await insert_tokens(tables, under(OLD, 2) | {"a": "access-plain", "b": ""})
-    database = with_keys(tables, NEW, OLD)
+async def test_plaintext_is_found_by_all_and_sealed_by_encrypt_only(sqlite_tables: Project) -> None:
+    await insert_tokens(sqlite_tables, under(OLD, 2) | {"a": "access-plain", "b": ""})
+    database = with_keys(sqlite_tables, NEW, OLD)
     rotated = await database.rotate_keys()
     assert [finding.code for finding in rotated.findings] == ["plaintext"]
     assert column(rotated.columns).plaintext.ids == ("a", "b")
     assert "access-plain" not in str(rotated)
     sealed_now = await database.encrypt_plaintext()
     assert (column(sealed_now.columns).changed, sealed_now.findings) == (2, ())
-    assert opened(NEW, await tokens(tables)) == {"row-00": "plain-0", "row-01": "plain-1", "a": "access-plain", "b": ""}
+    assert opened(NEW, await tokens(sqlite_tables)) == {"row-00": "plain-0", "row-01": "plain-1", "a": "access-plain", "b": ""}
     assert column((await database.encrypt_plaintext()).columns).changed == 0
 
 
-async def test_what_no_key_opens_is_reported_by_id_and_left_as_it_is(tables: Project) -> None:
+async def test_what_no_key_opens_is_reported_by_id_and_left_as_it_is(sqlite_tables: Project) -> None:
     strange = {
         "another key": Keyring(UNKNOWN).encrypt("x"),
         "cut off": Keyring(OLD).encrypt("x")[:80],
         "twice": "Z0FBQUFBQm1hZGUtdXA=",
     }
-    await insert_tokens(tables, strange | under(OLD, 4))
+    await insert_tokens(sqlite_tables, strange | under(OLD, 4))
     for verb in ("rotate_keys", "encrypt_plaintext"):
-        done = await getattr(with_keys(tables, NEW, OLD), verb)()
+        done = await getattr(with_keys(sqlite_tables, NEW, OLD), verb)()
         assert [finding.code for finding in done.findings] == ["unopened"]
         assert column(done.columns).unopened.ids == tuple(sorted(strange))
-    stored = await tokens(tables)
+    stored = await tokens(sqlite_tables)
     assert {name: stored[name] for name in strange} == strange
-    assert [finding.code for finding in (await with_keys(tables, NEW, UNKNOWN).keys_status()).findings] == ["unopened", "old-key"]
+    assert [finding.code for finding in (await with_keys(sqlite_tables, NEW, UNKNOWN).keys_status()).findings] == ["unopened", "old-key"]
 
 
-async def test_a_value_that_does_not_fit_when_it_is_sealed_is_reported(tables: Project) -> None:
-    await insert_tokens(tables, {"long": "x" * 100, "short": "x"})
-    done = await with_keys(tables, NEW).encrypt_plaintext()
+async def test_a_value_that_does_not_fit_when_it_is_sealed_is_reported(sqlite_tables: Project) -> None:
+    await insert_tokens(sqlite_tables, {"long": "x" * 100, "short": "x"})
+    done = await with_keys(sqlite_tables, NEW).encrypt_plaintext()
     assert [finding.code for finding in done.findings] == ["too-long"]
     assert column(done.columns).too_long.ids == ("long",)
-    assert (await tokens(tables))["long"] == "x" * 100
+    assert (await tokens(sqlite_tables))["long"] == "x" * 100
 
 
 def meanwhile(work: Callable[[], Any]) -> None:
@@ -340,21 +350,19 @@ async def test_a_row_that_does_not_hold_what_was_written_stops_the_run(tables: P
     assert {name: after[name] for name in after if name > "row-05"} == {name: before[name] for name in before if name > "row-05"}
 
 
-async def test_tables_that_are_not_there_yet_are_named(project: Project) -> None:
-    await use_models(project, MODELS)
-    await create_empty_database(project)
+async def test_tables_that_are_not_there_yet_are_named(sqlite_project: Project) -> None:
+    await use_models(sqlite_project, MODELS)
+    await create_empty_database(sqlite_project)
     for verb in ("keys_status", "rotate_keys"):
         with pytest.raises((DatabaseFailed, ResealingFailed), match=r"order.*Nothing was changed") as caught:
-            await getattr(with_keys(project, NEW), verb)()
+            await getattr(with_keys(sqlite_project, NEW), verb)()
         assert "fininfra-db upgrade" in (caught.value.hint or "")
 
 
-async def test_rows_can_be_written_one_by_one(sqlite_project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_rows_can_be_written_one_by_one(sqlite_tables: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """As where the database has no statement for many."""
     monkeypatch.setattr(SqliteDialect, "swap", Dialect.swap)
-    await use_models(sqlite_project, MODELS)
-    await sqlite_project.database().create_tables()
-    await test_what_others_write_meanwhile_is_not_lost(sqlite_project)
+    await test_what_others_write_meanwhile_is_not_lost(sqlite_tables)
 
 
 async def test_without_a_key_nothing_is_contacted(sqlite_project: Project) -> None:
@@ -377,12 +385,10 @@ async def test_a_sealed_column_needs_a_primary_key_beside_it(sqlite_project: Pro
         await with_keys(sqlite_project, NEW).rotate_keys()
 
 
-async def test_the_process_that_seals_may_end(sqlite_project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    await use_models(sqlite_project, MODELS)
-    await sqlite_project.database().create_tables()
-    await insert_tokens(sqlite_project, under(OLD))
+async def test_the_process_that_seals_may_end(sqlite_tables: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    await insert_tokens(sqlite_tables, under(OLD))
     for executable in ("/bin/false", str(tmp_path / "no-python"), ""):
         monkeypatch.setattr(sys, "executable", executable)
         with pytest.raises(FininfraDbError, match="process that seals"):
-            await with_keys(sqlite_project, NEW, OLD).rotate_keys()
-    assert opened(OLD, await tokens(sqlite_project)).keys() == under(OLD).keys()
+            await with_keys(sqlite_tables, NEW, OLD).rotate_keys()
+    assert opened(OLD, await tokens(sqlite_tables)).keys() == under(OLD).keys()
