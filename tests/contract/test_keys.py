@@ -7,12 +7,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
+from sqlalchemy import text
 
+from fininfra_db.connections import open_connection
 from fininfra_db.data import sealed
 from fininfra_db.database import Database
 from fininfra_db.dialects.base import Dialect
@@ -275,10 +278,37 @@ async def test_two_rotations_at_once_leave_every_row_readable(tables: Project) -
     assert opened(NEW, await tokens(tables)) == {f"row-{number:02d}": f"plain-{number}" for number in range(ROWS)}
 
 
+async def test_a_row_that_somebody_has_locked_is_tried_again(tables: Project) -> None:
+    if tables.dialect != "postgresql":
+        pytest.skip("only PostgreSQL is told by the URL how long to wait for a row")
+    await insert_tokens(tables, under(OLD))
+    locked, threads = threading.Event(), []
+
+    async def hold() -> None:
+        async with open_connection(tables.settings(), "migration") as connection:
+            await connection.execute(text("UPDATE tokens SET name = 'theirs' WHERE id = 'row-01'"))
+            locked.set()
+            await asyncio.sleep(0.4)
+            await connection.commit()
+
+    def begin(_event: Event) -> None:
+        if not threads:
+            threads.append(threading.Thread(target=lambda: asyncio.run(hold())))
+            threads[0].start()
+            locked.wait(10)
+
+    impatient = replace(tables, url=f"{tables.url}?options=-c%20lock_timeout%3D50ms")
+    done = await with_keys(impatient, NEW, OLD, observer=begin).rotate_keys()
+    threads[0].join()
+    assert column(done.columns).changed == ROWS
+    assert await tables.rows("SELECT id FROM tokens WHERE name = 'theirs'") == [("row-01",)]
+
+
 KILLED = """
 import asyncio, os, signal, sys
 from pathlib import Path
 from fininfra_db import Database, load_settings
+from fininfra_db.connections import open_connection
 from fininfra_db.data import sealed
 
 sealed.PAGE = int(sys.argv[1])
