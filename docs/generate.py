@@ -75,7 +75,7 @@ def exit_codes() -> str:
         0: "done, or nothing to do",
         1: "failed",
         2: "usage or configuration",
-        3: "a check found work: pending, edited or unfinished revisions, drift, several heads, a database ahead of the checkout",
+        3: "a check found work: pending, edited or unfinished revisions, drift, several heads, a database that is ahead, rows to seal",
         4: "refused, or needs a confirmation",
         5: "lock not obtained, lost, or worth nothing",
         6: "cannot connect",
@@ -93,7 +93,11 @@ def exit_codes() -> str:
         "database-ahead",
         "edited",
         "unfinished",
-    }  # the findings of migrate/looking.py and status.py
+        "unopened",
+        "plaintext",
+        "too-long",
+        "old-key",
+    }  # the findings of migrate/looking.py, migrate/status.py and data/sealed.py
     rows = [
         f"| {'130, 143' if code == 130 else code} | {meaning} | {', '.join(f'`{name}`' for name in sorted(names[code]))} |"
         for code, meaning in meanings.items()

@@ -24,9 +24,11 @@ from fininfra_db.results import (
     Current,
     Environment,
     Initialized,
+    KeysStatus,
     Marked,
     Migrated,
     Repaired,
+    Resealed,
     Reset,
     Restored,
     Revised,
@@ -220,8 +222,7 @@ class Database:
         """Create the tables of the models without migrations, for a database that will be thrown away."""
         from fininfra_db.migrate.tables import create_tables
 
-        if alembic_options(self.settings.project_root) is not None:
-            self._project().require_models()
+        self._require_models()
         load_metadata(self.settings)  # what cannot work is found before the database is asked
         await self._refuse_ahead()
         return await create_tables(self.settings)
@@ -316,6 +317,30 @@ class Database:
             await set_environment(self.settings, radius.environment)  # the mark is of the place, not of what is in it
         return restored
 
+    async def keys_status(self) -> KeysStatus:
+        """Which key every row of every sealed column is under; plaintext, and what another key than the first sealed, are findings."""
+        from fininfra_db.data.keys import keys_status
+
+        self._require_models()
+        return await keys_status(self.settings)
+
+    async def rotate_keys(self, *, dry_run: bool = False) -> Resealed:
+        """Seal with the first key whatever another one sealed. Raises ``ResealingFailed``; a second run carries on.
+
+        Not guarded: nothing is lost that the configured keys do not open, and production is where keys are changed.
+        """
+        from fininfra_db.data.keys import reseal
+
+        self._require_models()
+        return await reseal(self.settings, "rotate", dry_run=dry_run, observer=self._observer)
+
+    async def encrypt_plaintext(self, *, dry_run: bool = False) -> Resealed:
+        """Seal the plaintext in sealed columns. What looks sealed is left alone. Raises ``ResealingFailed``; a second run carries on."""
+        from fininfra_db.data.keys import reseal
+
+        self._require_models()
+        return await reseal(self.settings, "encrypt", dry_run=dry_run, observer=self._observer)
+
     async def _first_revision(self) -> Revised:
         project = self._project()
         if not project.is_ours or project.history().revisions:
@@ -334,6 +359,10 @@ class Database:
             f"The models differ from the database: {'; '.join(drift)}. "
             "Run 'fininfra-db revision --autogenerate -m \"...\"', then 'fininfra-db upgrade'.",
         )
+
+    def _require_models(self) -> None:
+        if alembic_options(self.settings.project_root) is not None:
+            self._project().require_models()
 
     async def _refuse_ahead(self) -> None:
         """The models of an old checkout are not those of a database that newer files have made. Raises ``DatabaseAhead``."""

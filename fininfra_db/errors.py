@@ -289,3 +289,12 @@ class Interrupted(FininfraDbError):
 
     code = "interrupted"
     exit_code = 130
+
+
+# Keys.
+
+
+class ResealingFailed(FininfraDbError):
+    """A rotation of keys, or the sealing of plaintext, did not come to its end. What it had committed stays, and is carried on with."""
+
+    code = "resealing-failed"

@@ -105,7 +105,16 @@ class Dropped:
         return " and ".join(part for part in (", ".join(self.tables), types) if part) or "nothing"
 
 
-Event = Step | Waiting | Retrying | BlastRadius | Dropped
+@dataclass(frozen=True)
+class Resealing:
+    """Told to an observer: of the ``total`` rows of ``column`` with a value, about ``done`` have been looked at and, if need be, sealed."""
+
+    column: str
+    done: int
+    total: int
+
+
+Event = Step | Waiting | Retrying | BlastRadius | Dropped | Resealing
 """What an observer of a run is told while it goes on."""
 
 Observer = Callable[[Event], None]

@@ -302,3 +302,46 @@ class KeyGenerated(Result):
     """A new encryption key, ready for ``FININFRA_DB_KEYS``."""
 
     key: str
+
+
+@dataclass(frozen=True)
+class Rows:
+    """How many rows there are of a kind, and the primary keys of the first of them, as text."""
+
+    count: int = 0
+    ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SealedColumn:
+    """What a sealed column holds. ``keys`` counts the rows under each key by its fingerprint; ``rows`` counts the NULLs in.
+
+    ``plaintext`` was never sealed, ``unopened`` opens with no configured key, ``too_long`` does not fit when it is sealed.
+    ``changed`` are the rows that were sealed now, or with a dry run would be.
+    """
+
+    table: str
+    column: str
+    rows: int = 0
+    nulls: int = 0
+    keys: dict[str, int] = field(default_factory=dict)
+    plaintext: Rows = Rows()
+    unopened: Rows = Rows()
+    too_long: Rows = Rows()
+    changed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeysStatus(Result):
+    """The fingerprints of the configured keys, the first of which seals, and each sealed column of the models."""
+
+    keys: tuple[str, ...]
+    columns: tuple[SealedColumn, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resealed(KeysStatus):
+    """What ``way``, ``rotate`` or ``encrypt``, has left behind; with ``dry_run`` nothing was written."""
+
+    way: str
+    dry_run: bool = False

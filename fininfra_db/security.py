@@ -5,17 +5,30 @@ every key decrypts, so a key is replaced by putting the new one in front.
 """
 
 import re
+from base64 import urlsafe_b64decode
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from hashlib import sha256
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from fininfra_db.errors import DecryptionFailed, KeyInvalid, KeyMissing, ValueRefused
 from fininfra_db.settings import KEYS_VARIABLE, Settings, process_settings
 
 if TYPE_CHECKING:
-    from cryptography.fernet import MultiFernet
+    from collections.abc import Callable
+
+    from cryptography.fernet import Fernet, MultiFernet
+
+R = TypeVar("R")
+
+Verdict = tuple[int | None, str | None]
+"""The number of the key that sealed a value, None when no key did; and what the value is to become, None when it stays as it is."""
 
 _KEY: Final = re.compile(r"[A-Za-z0-9_\-+/]{43}=")
 """Fernet itself skips what is not base64 and stops at the padding: of two keys without a comma it would take the first."""
+_FINGERPRINT: Final = 8
+"""Hexadecimal digits of a fingerprint: enough to tell a handful of keys apart."""
+_SEALED: Final = ("gAAAAA", "Z0FBQUFB")
+"""How a Fernet token begins (its version and the high bytes of a time before 2106), and one that was put into base64 once more."""
 
 
 class Keyring:
@@ -33,6 +46,19 @@ class Keyring:
 
     def __bool__(self) -> bool:
         return bool(self._keys)
+
+    @property
+    def fingerprints(self) -> tuple[str, ...]:
+        """A short name for each key, in their order: the beginning of its hash, which tells nothing of the key.
+
+        Raises ``KeyMissing`` or ``KeyInvalid``.
+        """
+        _fernets(self._keys)
+        return tuple(sha256(b"fininfra-db " + urlsafe_b64decode(key)).hexdigest()[:_FINGERPRINT] for key in self._keys)
+
+    def sealer(self) -> "Sealer":
+        """What opens and seals many values in a row. Raises ``KeyMissing`` or ``KeyInvalid``."""
+        return Sealer(_fernets(self._keys))
 
     def encrypt(self, value: str) -> str:
         """Seal ``value`` with the first key. Raises ``KeyMissing``, ``KeyInvalid``, or ``ValueRefused`` for half a surrogate pair."""
@@ -53,6 +79,61 @@ class Keyring:
                 "A sealed value cannot be opened with any of the configured keys: it was sealed with another key, or it was altered.",
                 f"Add the key that sealed it to the end of {KEYS_VARIABLE}; the data is unchanged.",
             ) from None
+
+
+class Sealer:
+    """Looks at many values in a row, and seals them with the first key. What is inside a value is bytes, whatever they mean.
+
+    A value was mostly sealed with the key of the one before it, so that key is tried first.
+    """
+
+    def __init__(self, fernets: "tuple[Fernet, ...]") -> None:
+        from cryptography.fernet import InvalidToken
+
+        self._first = fernets[0]
+        self._opens: list[tuple[int, Callable[[str], bytes]]] = [(number, each.decrypt) for number, each in enumerate(fernets)]
+        self._signs: list[tuple[int, Callable[[str], int]]] = [(number, each.extract_timestamp) for number, each in enumerate(fernets)]
+        self._refusals = (InvalidToken, ValueError)  # base64 has an error of its own for what is not ASCII
+
+    def look(self, value: str) -> Verdict:
+        """Which key sealed a value, by its signature and without opening it."""
+        found = self._try(self._signs, value)
+        return None if found is None else found[0], None
+
+    def rotate(self, value: str) -> Verdict:
+        """Seal with the first key what another one sealed."""
+        number, plain = self._try(self._opens, value) or (None, b"")
+        return number, self._seal(plain) if number else None
+
+    def encrypt(self, value: str) -> Verdict:
+        """Seal what is plaintext. What looks sealed is never sealed again."""
+        found = self._try(self._opens, value)
+        if found is not None or looks_sealed(value):
+            return None if found is None else found[0], None
+        return None, self._seal(value.encode())
+
+    def _seal(self, plain: bytes) -> str:
+        """Seal, and open the result again to see that the same is inside."""
+        sealed = self._first.encrypt(plain)
+        if self._first.decrypt(sealed) != plain:
+            raise DecryptionFailed("A value that was just sealed does not open to what it was. It was not written.")
+        return sealed.decode("ascii")
+
+    def _try(self, attempts: "list[tuple[int, Callable[[str], R]]]", value: str) -> tuple[int, R] | None:
+        for place, (number, attempt) in enumerate(attempts):
+            try:
+                done = attempt(value)
+            except self._refusals:
+                continue
+            if place:
+                attempts.insert(0, attempts.pop(place))
+            return number, done
+        return None
+
+
+def looks_sealed(value: str) -> bool:
+    """Whether a value was sealed by somebody, with whatever key, or is what is left of such a value."""
+    return value.startswith(_SEALED)
 
 
 def encrypt_field(value: str) -> str:
@@ -84,7 +165,14 @@ def default_keyring() -> Keyring:
 
 @lru_cache(maxsize=8)
 def _fernet(keys: tuple[str, ...]) -> "MultiFernet":
-    from cryptography.fernet import Fernet, MultiFernet
+    from cryptography.fernet import MultiFernet
+
+    return MultiFernet(_fernets(keys))
+
+
+@lru_cache(maxsize=8)
+def _fernets(keys: tuple[str, ...]) -> "tuple[Fernet, ...]":
+    from cryptography.fernet import Fernet
 
     if not keys:
         raise KeyMissing(
@@ -96,4 +184,4 @@ def _fernet(keys: tuple[str, ...]) -> "MultiFernet":
             f"{KEYS_VARIABLE} holds a value that is not a Fernet key (32 bytes in URL-safe base64).",
             "Run 'fininfra-db keys generate' for a new one; several keys are separated by commas.",
         )
-    return MultiFernet([Fernet(key) for key in keys])
+    return tuple(Fernet(key) for key in keys)

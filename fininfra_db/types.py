@@ -217,6 +217,15 @@ class EncryptedString(TypeDecorator[str]):
     comparator_factory: Any = Comparator
 
 
+def sealed_length(kind: TypeEngine[Any]) -> int | None:
+    """The width of a sealed column; None for a type that does not seal. A type that is made of a sealed one seals too."""
+    while isinstance(kind, TypeDecorator):
+        if isinstance(kind, EncryptedString):
+            return int(kind.impl_instance.length)  # type: ignore[attr-defined]
+        kind = kind.impl_instance
+    return None
+
+
 class Amounts(TypeDecorator[dict[str, Any]]):
     """JSON that holds amounts: integers and decimal strings, never binary floats.
 

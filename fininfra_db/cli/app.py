@@ -84,7 +84,7 @@ def _version(wanted: bool) -> None:
 
 
 def _build() -> typer.Typer:
-    from fininfra_db.cli import authoring, data, looking, migrating, setup
+    from fininfra_db.cli import authoring, data, keys, looking, migrating, setup
 
     built = make_group("Take a finance database from nothing to production, and keep it safe there.", _EPILOG)
 
@@ -93,7 +93,7 @@ def _build() -> typer.Typer:
         version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
     ) -> None: ...
 
-    for panel in (setup, migrating, authoring, looking, data):
+    for panel in (setup, migrating, authoring, looking, data, keys):
         panel.register(built)
     return built
 

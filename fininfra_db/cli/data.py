@@ -1,13 +1,11 @@
-"""Help panel "Data": seed, snapshot list and restore, keys generate."""
+"""Help panel "Data": seed, snapshot list and restore; the group of the keys is in its own file."""
 
 from typing import Annotated
 
 import typer
 
 from fininfra_db.cli.options import LOCKING, ConfirmDatabase, Yes, command
-from fininfra_db.cli.output import Output
-from fininfra_db.cli.perform import answer, look, perform
-from fininfra_db.results import KeyGenerated
+from fininfra_db.cli.perform import look, perform
 from fininfra_db.settings import DEFAULT_SEED
 
 PANEL = "Data"
@@ -44,17 +42,3 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Bring a snapshot back. What is there now is kept as a snapshot first."""
         perform(ctx, lambda database: database.restore_snapshot(name, confirm_database=confirm_database), yes=yes)
-
-    keys = make_group("Encryption keys of sealed columns.")
-    app.add_typer(keys, name="keys", rich_help_panel=PANEL)
-
-    @command(keys, "generate", panel=PANEL)
-    def generate(ctx: typer.Context) -> None:
-        """Print a new key for FININFRA_DB_KEYS. Nothing is stored."""
-
-        def work(_output: Output) -> KeyGenerated:
-            from fininfra_db.security import generate_key
-
-            return KeyGenerated(key=generate_key())
-
-        answer(ctx, work)

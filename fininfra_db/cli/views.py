@@ -13,9 +13,11 @@ from fininfra_db.results import (
     Environment,
     Initialized,
     KeyGenerated,
+    KeysStatus,
     Marked,
     Migrated,
     Repaired,
+    Resealed,
     Reset,
     Restored,
     Result,
@@ -23,6 +25,7 @@ from fininfra_db.results import (
     RevisionInfo,
     Revisions,
     Script,
+    SealedColumn,
     Seeded,
     SetUp,
     Shown,
@@ -245,6 +248,30 @@ def _(result: Marked) -> View:
 @_view.register
 def _(result: KeyGenerated) -> View:
     return View((result.key,), is_answer=True)
+
+
+@_view.register
+def _(result: KeysStatus) -> View:
+    return View((*_keys(result), *map(_sealed, result.columns)), is_answer=True)
+
+
+@_view.register
+def _(result: Resealed) -> View:
+    changed = sum(column.changed for column in result.columns)
+    what = f"{changed:,} row{'' if changed == 1 else 's'} with key {result.keys[0]}"
+    done = f"Would seal {what}. Nothing was written." if result.dry_run else f"Sealed {what}." if changed else "Nothing to do."
+    return View((*map(_sealed, result.columns), done))
+
+
+def _keys(result: KeysStatus) -> tuple[str, ...]:
+    names = (f"key {name}{'' if number else ' (first)'}" for number, name in enumerate(result.keys))
+    return (*names, *(() if result.columns else ("The models have no sealed column.",)))
+
+
+def _sealed(column: SealedColumn) -> str:
+    kinds = {"plaintext": column.plaintext.count, "unopened": column.unopened.count, "NULL": column.nulls}
+    counts = ", ".join(f"{count:,} {name}" for name, count in (column.keys | kinds).items() if count)
+    return f"{column.table}.{column.column}: {counts or 'no rows'}"
 
 
 def _unknown(result: Revisions | Current) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ Code that talks to the database is written once, on a synchronous ``Connection``
 """
 
 import math
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -18,6 +18,7 @@ from fininfra_db.dialects.locks import HeldLock, hold
 from fininfra_db.dialects.online import OnlineDdl
 from fininfra_db.dialects.place import Place
 from fininfra_db.dialects.sessions import ANSWER_TIMEOUT, DEFAULTS, SessionOptions, run_on
+from fininfra_db.dialects.swapping import Key, Slot, Swap, one_by_one
 from fininfra_db.dialects.tls import OPTIONS as TLS_OPTIONS
 from fininfra_db.dialects.tls import tls_of
 from fininfra_db.dialects.trouble import Trouble
@@ -219,6 +220,13 @@ class Dialect(Trouble, Place):
     def insert_unread(self, connection: Connection, table: Table, rows: Iterable[Mapping[str, Any]]) -> None:
         """Insert rows that nothing waits for: they are sent with the commit at the latest."""
         connection.execute(insert(table), [dict(row) for row in rows])
+
+    def swap(self, connection: Connection, slot: Slot, swaps: Sequence[Swap]) -> dict[Key, str]:
+        """Replace values that are still what they were; what is stored now in each row that was changed.
+
+        A row that is missing in the answer was changed by somebody else, or is gone.
+        """
+        return one_by_one(connection, slot, swaps)
 
     def guarded(self, connection: Connection, stated: Stated) -> AbstractContextManager[None]:
         """Look at what a migration is about to do, and at what it did before it is committed; raises to roll it back."""

@@ -36,7 +36,7 @@ _LOCK: Final = "fininfra-db migrations"
 class MssqlDialect(Dialect):
     name = "mssql"
     label = "SQL Server"
-    features = Features(transactional_ddl=True, transaction_per_revision=True, has_server=True)
+    features = Features(transactional_ddl=True, transaction_per_revision=True, has_server=True, row_comparison=False)
     drivers = ("aioodbc",)
     other_drivers = ("pyodbc", "pymssql")
     extra = "mssql"

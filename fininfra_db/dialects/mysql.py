@@ -4,7 +4,7 @@ import asyncio
 import math
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC
 from functools import partial
 from hashlib import sha256
@@ -19,6 +19,7 @@ from sqlalchemy.util import await_only, greenlet_spawn
 from fininfra_db.dialects.base import ConnectionOpener, Dialect, Features, Purpose
 from fininfra_db.dialects.blockers import in_words
 from fininfra_db.dialects.sessions import SessionOptions
+from fininfra_db.dialects.swapping import Key, Slot, Swap, from_stage
 from fininfra_db.dialects.tls import tls_of
 from fininfra_db.errors import DatabaseUnreachable, LockUnsafe
 from fininfra_db.events import Holder
@@ -35,6 +36,10 @@ _OPEN_TRANSACTIONS: Final = """
     SELECT id, user, command, timestampdiff(SECOND, trx_started, now()), coalesce(info, '')
     FROM information_schema.innodb_trx JOIN information_schema.processlist ON id = trx_mysql_thread_id
     WHERE id <> connection_id() AND db = database() ORDER BY trx_started LIMIT 5
+"""
+_CHANGE_THEMSELVES: Final = """
+    SELECT column_name FROM information_schema.columns
+    WHERE table_schema = coalesce(:schema, database()) AND table_name = :name AND extra LIKE '%on update%'
 """
 _LONGEST_LOCK_NAME: Final = 64
 _HOLDER_TABLE: Final = "fininfra_lock"
@@ -60,7 +65,7 @@ _KILL_TIMEOUT: Final = 1.5
 class MysqlDialect(Dialect):
     name = "mysql"
     label = "MySQL/MariaDB"
-    features = Features(transactional_ddl=False, transaction_per_revision=True, has_server=True)
+    features = Features(transactional_ddl=False, transaction_per_revision=True, has_server=True, row_comparison=False)
     drivers = ("aiomysql", "asyncmy")
     other_drivers = ("pymysql", "mysqldb", "mysqlconnector", "mariadbconnector", "cymysql", "pyodbc")
     extra = "mysql"
@@ -164,6 +169,11 @@ class MysqlDialect(Dialect):
 
     def wait_for_no_table(self, connection: Connection) -> None:
         connection.execute(text("SET SESSION lock_wait_timeout = 1"))
+
+    def swap(self, connection: Connection, slot: Slot, swaps: Sequence[Swap]) -> dict[Key, str]:
+        """A TIMESTAMP that is declared ON UPDATE stays as it is when it is set to itself."""
+        names = connection.scalars(text(_CHANGE_THEMSELVES), {"schema": slot.table.schema, "name": slot.table.name})
+        return from_stage(connection, slot, swaps, names.all())
 
     def try_lock(self, connection: Connection) -> bool:
         """The server tells nothing of a holder but its connection, so whoever gets the lock writes down who it is."""

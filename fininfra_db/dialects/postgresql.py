@@ -3,7 +3,7 @@
 import asyncio
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +16,7 @@ from fininfra_db.dialects.base import CONNECT_TIMEOUT, ConnectionOpener, Dialect
 from fininfra_db.dialects.blockers import in_words, names_in
 from fininfra_db.dialects.online import OnlineDdl
 from fininfra_db.dialects.sessions import DEFAULTS, SessionOptions, application_name, milliseconds, run_on
+from fininfra_db.dialects.swapping import Key, Slot, Swap, from_arrays
 from fininfra_db.dialects.tls import Tls, tls_of
 from fininfra_db.errors import DatabaseUnreachable, LockUnsafe, UrlInvalid
 from fininfra_db.events import Holder
@@ -68,7 +69,7 @@ _LOCKS: Final = """
 class PostgresqlDialect(Dialect):
     name = "postgresql"
     label = "PostgreSQL"
-    features = Features(transactional_ddl=True, transaction_per_revision=True, has_server=True)
+    features = Features(transactional_ddl=True, transaction_per_revision=True, has_server=True, row_comparison=True)
     drivers = ("asyncpg", "psycopg")
     other_drivers = ("psycopg2", "psycopg2cffi", "pg8000", "psycopg_async")
     maintenance_database = "postgres"
@@ -219,6 +220,11 @@ class PostgresqlDialect(Dialect):
         rows = tuple(rows)
         if not insert_with_commit(connection, table, rows):
             super().insert_unread(connection, table, rows)
+
+    def swap(self, connection: Connection, slot: Slot, swaps: Sequence[Swap]) -> dict[Key, str]:
+        """With the plan for a few rows, which looks each up in the index: the one for many reads all of the table each time."""
+        connection.exec_driver_sql("SET LOCAL plan_cache_mode = force_generic_plan")
+        return from_arrays(connection, slot, swaps)
 
     def wait_for_disk(self, connection: Connection, wanted: bool) -> None:
         connection.exec_driver_sql(f"SET synchronous_commit TO {'DEFAULT' if wanted else 'off'}")

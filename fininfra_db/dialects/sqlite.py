@@ -3,7 +3,7 @@
 import os
 import sqlite3
 import tempfile
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +22,7 @@ from fininfra_db.dialects.locks import HeldLock
 from fininfra_db.dialects.sessions import DEFAULTS, SessionOptions
 from fininfra_db.dialects.sqlite_files import MAGIC, file_of, is_closed_wal, is_file, read_start
 from fininfra_db.dialects.sqlite_lock import begin_patiently, commit_patiently, reader, writer
+from fininfra_db.dialects.swapping import Key, Slot, Swap, from_values, one_by_one
 from fininfra_db.dialects.threads import in_thread
 from fininfra_db.errors import ConfigurationError, DatabaseMissing, DatabaseUnreachable, FininfraDbError, UrlInvalid
 from fininfra_db.events import Holder, Observer, Snapshot
@@ -35,7 +36,7 @@ _BRING_BACK: Final = "Bring back a snapshot ('fininfra-db snapshot list' shows w
 class SqliteDialect(Dialect):
     name = "sqlite"
     label = "SQLite"
-    features = Features(transactional_ddl=True, transaction_per_revision=False, has_server=False)
+    features = Features(transactional_ddl=True, transaction_per_revision=False, has_server=False, row_comparison=True)
     drivers = ("aiosqlite",)
     other_drivers = ("pysqlite",)
 
@@ -220,6 +221,10 @@ class SqliteDialect(Dialect):
 
     def guarded(self, connection: Connection, stated: Stated) -> AbstractContextManager[None]:
         return sqlite_guard.guarded(connection, stated)
+
+    def swap(self, connection: Connection, slot: Slot, swaps: Sequence[Swap]) -> dict[Key, str]:
+        """In one statement since SQLite 3.35."""
+        return (from_values if connection.dialect.update_returning else one_by_one)(connection, slot, swaps)
 
     def keys_kept(self, connection: Connection) -> Callable[[], None]:
         return sqlite_guard.keys_kept(connection)

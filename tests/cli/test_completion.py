@@ -50,7 +50,7 @@ def test_the_commands_are_offered(project: Project, shell: str) -> None:
     names = {command for command in [*commands(), *groups()] if command and " " not in command}
     assert set(completed(shell, "fininfra-db ", project.root)) == names
     assert set(completed(shell, "fininfra-db down", project.root)) == {"downgrade"}
-    assert set(completed(shell, "fininfra-db keys ", project.root)) == {"generate"}
+    assert set(completed(shell, "fininfra-db keys ", project.root)) == {"generate", "status", "rotate", "encrypt"}
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])

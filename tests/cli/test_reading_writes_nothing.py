@@ -40,6 +40,9 @@ READING = (
     "wait",
     "wait --for head",
     "environment show",
+    "keys status",
+    "keys rotate --dry-run",
+    "keys encrypt --dry-run",
 )
 WRITES_CACHES = {"PYTHONDONTWRITEBYTECODE": ""}
 """As on a user's machine: Python itself may write what it compiles."""

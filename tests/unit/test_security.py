@@ -1,5 +1,6 @@
 """Sealing and opening: which key does what, what is refused, and that no error shows a key or a plaintext."""
 
+import base64
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fininfra_db.errors import DecryptionFailed, FininfraDbError, KeyInvalid, KeyMissing, ValueRefused
-from fininfra_db.security import Keyring, decrypt_field, default_keyring, encrypt_field, generate_key, keyring_of
+from fininfra_db.security import Keyring, decrypt_field, default_keyring, encrypt_field, generate_key, keyring_of, looks_sealed
 from fininfra_db.settings import load_settings
 from tests.conftest import PRODUCT_VARIABLES
 
@@ -158,6 +159,67 @@ def test_generated_keys_are_fernet_keys_and_all_different() -> None:
     keys = {generate_key() for _ in range(50)}
     assert len(keys) == 50
     assert all(Keyring(key).decrypt(Keyring(key).encrypt(PLAIN)) == PLAIN for key in keys)
+
+
+# Fingerprints, and what a rotation does with one value.
+
+
+def test_fingerprints_tell_keys_apart_and_hold_nothing_of_them() -> None:
+    found = Keyring(f"{NEW},{OLD},{OTHER}").fingerprints
+    assert len(set(found)) == 3
+    assert all(len(name) == 8 and int(name, 16) >= 0 for name in found)
+    assert not [name for name in found for key in (NEW, OLD, OTHER) if name in key or name in base64.urlsafe_b64decode(key).hex()]
+    assert Keyring(OLD).fingerprints == found[1:2]
+
+
+def test_a_key_has_one_fingerprint_in_both_alphabets_of_base64() -> None:
+    assert Keyring(f"{'-_' * 21}-=").fingerprints == Keyring(f"{'+/' * 21}+=").fingerprints
+
+
+@pytest.mark.parametrize("work", [lambda keyring: keyring.fingerprints, Keyring.sealer])
+def test_without_a_key_there_is_nothing_to_seal_with(work: Callable[[Keyring], object]) -> None:
+    with pytest.raises(KeyMissing):
+        work(Keyring(None))
+    with pytest.raises(KeyInvalid):
+        work(Keyring("secret"))
+
+
+def test_a_look_tells_the_key_of_each_value_in_any_order() -> None:
+    sealer = Keyring(f"{NEW},{OLD}").sealer()
+    keys = [0, 1, 1, 0, None, 1, 0]
+    values = [PLAIN if key is None else Keyring((NEW, OLD)[key]).encrypt(PLAIN) for key in keys]
+    assert [sealer.look(value) for value in values] == [(key, None) for key in keys]
+
+
+def test_a_rotation_seals_with_the_first_key_what_another_one_sealed() -> None:
+    sealer = Keyring(f"{NEW},{OLD}").sealer()
+    number, sealed = sealer.rotate(Keyring(OLD).encrypt(PLAIN))
+    assert number == 1
+    assert Keyring(NEW).decrypt(sealed or "") == PLAIN
+    assert sealer.rotate(Keyring(NEW).encrypt(PLAIN)) == (0, None)
+    assert sealer.rotate(Keyring(OTHER).encrypt(PLAIN)) == (None, None)
+    assert sealer.rotate(PLAIN) == (None, None)
+
+
+def test_a_rotation_keeps_bytes_that_are_no_text() -> None:
+    _, sealed = Keyring(f"{NEW},{OLD}").sealer().rotate(Fernet(OLD).encrypt(b"\xff\xfe").decode())
+    assert Fernet(NEW).decrypt(sealed or "") == b"\xff\xfe"
+
+
+@pytest.mark.parametrize("plain", [PLAIN, "", "пароль", "gAAAA"])
+def test_plaintext_is_sealed_and_nothing_else_is(plain: str) -> None:
+    sealer = Keyring(f"{NEW},{OLD}").sealer()
+    number, sealed = sealer.encrypt(plain)
+    assert number is None
+    assert Keyring(NEW).decrypt(sealed or "") == plain
+    for key, expected in ((NEW, 0), (OLD, 1), (OTHER, None)):
+        assert sealer.encrypt(Keyring(key).encrypt(plain)) == (expected, None)
+
+
+def test_what_is_left_of_a_sealed_value_still_looks_sealed() -> None:
+    sealed = Keyring(OTHER).encrypt(PLAIN)
+    assert all(map(looks_sealed, (sealed, sealed[:70], base64.b64encode(sealed.encode()).decode())))
+    assert not any(map(looks_sealed, (PLAIN, "", "пароль")))
 
 
 # Keys of settings.
