@@ -34,10 +34,9 @@ def register(app: typer.Typer) -> None:
         confirm_database: ConfirmDatabase = None,
     ) -> None:
         """Write example rows. Twice gives the same rows."""
-        amount = {"users": users, "months": months, "accounts": accounts, "per_account": per_account}
 
         def work(database: "Database") -> Coroutine[Any, Any, Seeded]:
-            request = seeding.request_of(name, **amount, as_of=as_of, random_seed=random_seed, replace=replace)
+            request = seeding.request_of(name, users, months, accounts, per_account, as_of, random_seed, replace=replace)
             return database.seed(request, confirm_database=confirm_database)
 
         perform(ctx, work)

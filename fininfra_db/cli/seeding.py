@@ -19,7 +19,7 @@ def complete_seed(incomplete: str) -> Iterator[tuple[str, str]]:
 Name = Annotated[
     str | None,
     typer.Argument(
-        metavar="[SEED]", help=f"{', '.join(PROFILES)}, or module:callable. Default: seeds in alembic.ini.", autocompletion=complete_seed
+        metavar="SEED", help=f"{', '.join(PROFILES)}, or module:callable. Default: seeds in alembic.ini.", autocompletion=complete_seed
     ),
 ]
 Users = Annotated[int | None, typer.Option("--users", metavar="N", help="How many users.")]
@@ -33,26 +33,18 @@ Replace = Annotated[bool, typer.Option("--replace", help="Remove what the profil
 
 def request_of(
     name: str | None,
+    users: int | None,
+    months: int | None,
+    accounts: int | None,
+    per_account: int | None,
+    as_of: str | None,
+    random_seed: int,
     *,
-    users: int | None = None,
-    months: int | None = None,
-    accounts: int | None = None,
-    per_account: int | None = None,
-    as_of: str | None = None,
-    random_seed: int = 0,
     replace: bool = False,
 ) -> SeedRequest:
     """The request of a command line. Raises ``OptionsInvalid`` for a day that is none."""
-    return SeedRequest(
-        name=name,
-        users=users,
-        months=months,
-        accounts=accounts,
-        per_account=per_account,
-        as_of=None if as_of is None else _day(as_of),
-        random_seed=random_seed,
-        replace=replace,
-    )
+    day = None if as_of is None else _day(as_of)
+    return SeedRequest(name, users, months, accounts, per_account, day, random_seed, replace)
 
 
 def if_wanted(wanted: bool, request: SeedRequest) -> SeedRequest | None:

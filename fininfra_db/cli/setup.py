@@ -55,10 +55,9 @@ def register(app: typer.Typer) -> None:
         random_seed: seeding.RandomSeed = 0,
     ) -> None:
         """Drop what the project owns and migrate again. Data is lost."""
-        amount = {"users": users, "months": months, "accounts": accounts, "per_account": per_account}
 
         def work(database: "Database") -> Coroutine[Any, Any, Reset]:
-            request = seeding.request_of(name, **amount, as_of=as_of, random_seed=random_seed)
+            request = seeding.request_of(name, users, months, accounts, per_account, as_of, random_seed)
             return database.reset(seed=seeding.if_wanted(seed, request), confirm_database=confirm_database)
 
         perform(ctx, work, yes=yes)

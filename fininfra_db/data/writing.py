@@ -61,8 +61,8 @@ async def seed_planned(
     """Write the users of a plan that are not there yet, each with everything that is theirs.
 
     A user is there when its ``id`` is: what belongs to it came in the same transaction. So a run that was killed is
-    carried on with by the next one. ``replace`` first removes what the profile wrote, with whatever arguments. Raises as ``seed_household``; the
-    batches that were committed before stay.
+    carried on with by the next one. ``replace`` first removes what the profile wrote, with whatever arguments. Raises as
+    ``seed_household``; the batches that were committed before stay.
     """
     writer = _Writer(plan, observer)
     async with migration_lock(settings, observer) as lock, lock.kept():
