@@ -327,3 +327,12 @@ class KeyGenerated(Result):
     """A new encryption key, ready for ``FININFRA_DB_KEYS``."""
 
     key: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upserted(Result):
+    """What became of the rows of a bulk upsert. Each is counted once, as if they had come one after the other."""
+
+    inserted: int
+    updated: int
+    unchanged: int
