@@ -19,6 +19,7 @@ AS_OF: Final = date(2025, 12, 31)
 
 _EPOCH: Final = 1970
 """The ids hold an instant since then."""
+_LAST_YEAR: Final = 2999
 _LARGEST: Final[Mapping[str, int]] = {"users": 1 << 20, "months": 1200, "accounts": 1000, "per_account": 1_000_000_000}
 
 
@@ -80,9 +81,11 @@ def _refuse_impossible(request: SeedRequest, takes: Mapping[str, Any]) -> None:
         value = getattr(request, name)
         if name in takes and not 1 <= value <= largest:
             raise OptionsInvalid(f"{option(name)} is {value}, and goes from 1 to {largest:,}. Nothing was written.", "Correct it.")
+    if request.as_of and request.as_of.year > _LAST_YEAR:
+        raise OptionsInvalid(f"--as-of is {request.as_of}, and goes up to {_LAST_YEAR}. Nothing was written.", "Correct it.")
     if request.as_of and first_month(request) < (_EPOCH, 1):
         raise OptionsInvalid(
-            f"The months before {request.as_of} begin before {_EPOCH}. Nothing was written.", "Ask for fewer, or a later day."
+            f"{request.months} months up to {request.as_of} begin before {_EPOCH}. Nothing was written.", "Ask for fewer, or a later day."
         )
 
 
