@@ -27,13 +27,16 @@ _COMMITTED: Final = "committed"
 
 
 async def look_first(settings: Settings, assessed: BlastRadius | None) -> None:
-    """Look whether a seed may be written, and make the table that tells of it. The caller holds the migration lock."""
+    """Look whether a seed may be written. The caller holds the migration lock.
+
+    Where DDL commits by itself, the table that tells of seeds is made here, before there is anything to commit.
+    """
     async with open_connection(settings, "reading"):
         pass  # a database that is not there is reported here, in our words, and a SQLite file is not made by looking for it
     async with open_connection(settings, "seeding") as connection:  # on SQLite, this is what waits for another writer
         await connection.run_sync(lambda sync: refuse_if_remarked(sync, assessed))
-        await connection.run_sync(prepare)
-        await connection.commit()
+        if not target_of(settings).dialect.features.transactional_ddl:
+            await connection.run_sync(prepare)
 
 
 @asynccontextmanager

@@ -1,6 +1,6 @@
 """What seeds were written into a database: one table, ``fininfra_seeds``, with one row for each name and arguments.
 
-A row is written in the transaction of the rows that it tells of. The table is made before, since on MySQL that would commit them.
+A row is written in the transaction of the rows that it tells of, and so is the table; where that would commit them, it is made before.
 """
 
 import json
@@ -36,7 +36,7 @@ records: Final = Table(
 
 
 def prepare(connection: Connection) -> None:
-    """Make the table if it is not there. The caller commits."""
+    """Make the table if it is not there."""
     records.create(connection, checkfirst=True)
 
 
@@ -49,6 +49,8 @@ def read_seeds(connection: Connection) -> tuple[SeedRecord, ...]:
 
 def read_seed(connection: Connection, name: str, kind: Mapping[str, Any]) -> SeedRecord | None:
     """The record of a seed with arguments of this ``kind``; None when it was never written."""
+    if not inspect(connection).has_table(TABLE):
+        return None
     row = connection.execute(select(records).where(records.c.id == _id(name, kind))).mappings().first()
     return _record(row) if row else None
 
@@ -60,6 +62,7 @@ def record(
 
     ``kind`` are the arguments that tell its rows from those of others. ``rows`` is None when nobody has counted them.
     """
+    prepare(connection)
     connection.execute(delete(records).where(records.c.id == _id(name, kind)))
     connection.execute(
         insert(records).values(

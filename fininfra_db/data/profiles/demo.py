@@ -28,7 +28,7 @@ from fininfra_db.models import (
 )
 
 _OWED: Final = (CARD, LOAN)
-_ROWS_OF_A_MONTH: Final = 34
+_ROWS_OF_A_MONTH: Final = 39
 _TABLES: Final[tuple[type[Base], ...]] = (User, BankConnection, Account, Transaction, Budget, Goal, NetWorthSnapshot, Document)
 # Account: subtype and name.
 _ACCOUNTS: Final = {
