@@ -6,7 +6,7 @@ Code that talks to the database is written once, on a synchronous ``Connection``
 import math
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, nullcontext
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -14,6 +14,7 @@ from sqlalchemy import URL, Connection, Engine, Table, create_mock_engine, event
 from sqlalchemy import Dialect as SqlalchemyDialect
 from sqlalchemy.types import SchemaType
 
+from fininfra_db.dialects.bulk import Plan, PlainSender, Sender, load
 from fininfra_db.dialects.features import Features as Features
 from fininfra_db.dialects.locks import HeldLock, hold
 from fininfra_db.dialects.online import OnlineDdl
@@ -221,14 +222,23 @@ class Dialect(Trouble, Place):
         """Insert rows that nothing waits for: they are sent with the commit at the latest."""
         connection.execute(insert(table), [dict(row) for row in rows])
 
+    # Many rows at once. The rows may not be read from the same connection: it is busy while they are prepared.
+
     def bulk_insert(self, connection: Connection, table: Table, rows: Iterable[Mapping[str, Any]]) -> int:
-        """Insert ``rows``, all with the same keys, in the quickest way that this database has; how many there were."""
-        source, count = iter(rows), 0
-        with connection.begin_nested():
-            while chunk := [dict(row) for row in islice(source, 1000)]:
-                connection.execute(insert(table), chunk)
-                count += len(chunk)
-        return count
+        """Insert ``rows``, all with the same keys, in the quickest way that this database has; how many there were.
+
+        They are read one chunk at a time and written within the transaction of ``connection``, all or none. Raises
+        ``RowRefused`` for the first row that cannot be written, ``OptionsInvalid`` for a key that is no column.
+        """
+        return load(connection, table, rows, partial(self._sender, connection, table), self.gave_up_waiting)
+
+    def _sender(self, connection: Connection, table: Table, plan: Plan | None) -> Sender:
+        quick = None if plan is None else self.bulk_sender(connection, plan)
+        return quick or PlainSender(connection, table)
+
+    def bulk_sender(self, connection: Connection, plan: Plan) -> Sender | None:
+        """What sends rows in a quicker way than an ordinary insert; None where there is no such way."""
+        return None
 
     def guarded(self, connection: Connection, stated: Stated) -> AbstractContextManager[None]:
         """Look at what a migration is about to do, and at what it did before it is committed; raises to roll it back."""

@@ -14,7 +14,9 @@ from sqlalchemy.types import SchemaType
 from fininfra_db.dialects.asyncpg_simple import execute_simply, insert_with_commit
 from fininfra_db.dialects.base import CONNECT_TIMEOUT, ConnectionOpener, Dialect, Features, Purpose
 from fininfra_db.dialects.blockers import in_words, names_in
+from fininfra_db.dialects.bulk import Plan, Sender
 from fininfra_db.dialects.online import OnlineDdl
+from fininfra_db.dialects.postgresql_copy import CopySender
 from fininfra_db.dialects.sessions import DEFAULTS, SessionOptions, application_name, milliseconds, run_on
 from fininfra_db.dialects.tls import Tls, tls_of
 from fininfra_db.errors import DatabaseUnreachable, LockUnsafe, UrlInvalid
@@ -219,6 +221,9 @@ class PostgresqlDialect(Dialect):
         rows = tuple(rows)
         if not insert_with_commit(connection, table, rows):
             super().insert_unread(connection, table, rows)
+
+    def bulk_sender(self, connection: Connection, plan: Plan) -> Sender | None:
+        return CopySender(connection, plan) if connection.dialect.driver == "asyncpg" else None
 
     def wait_for_disk(self, connection: Connection, wanted: bool) -> None:
         connection.exec_driver_sql(f"SET synchronous_commit TO {'DEFAULT' if wanted else 'off'}")

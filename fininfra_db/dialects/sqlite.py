@@ -18,9 +18,11 @@ from sqlalchemy.util import await_only
 
 from fininfra_db.dialects import sqlite_guard, sqlite_snapshots
 from fininfra_db.dialects.base import ConnectionOpener, Dialect, Features, Purpose, Stated, first_line
+from fininfra_db.dialects.bulk import Plan, Sender
 from fininfra_db.dialects.locks import HeldLock
 from fininfra_db.dialects.sessions import DEFAULTS, SessionOptions
 from fininfra_db.dialects.sqlite_files import MAGIC, file_of, is_closed_wal, is_file, read_start
+from fininfra_db.dialects.sqlite_insert import InsertSender
 from fininfra_db.dialects.sqlite_lock import begin_patiently, commit_patiently, reader, writer
 from fininfra_db.dialects.threads import in_thread
 from fininfra_db.errors import ConfigurationError, DatabaseMissing, DatabaseUnreachable, FininfraDbError, UrlInvalid
@@ -217,6 +219,9 @@ class SqliteDialect(Dialect):
         """
         await_only(connection.driver_connection.interrupt())
         await_only(connection.driver_connection.rollback())
+
+    def bulk_sender(self, connection: Connection, plan: Plan) -> Sender:
+        return InsertSender(connection, plan)
 
     def guarded(self, connection: Connection, stated: Stated) -> AbstractContextManager[None]:
         return sqlite_guard.guarded(connection, stated)
