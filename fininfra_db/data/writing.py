@@ -14,7 +14,7 @@ from fininfra_db.data.rows import Owned, chunks, insert_missing, present_ids, re
 from fininfra_db.data.transaction import failures_in_words, in_transaction, look_first
 from fininfra_db.dialects import dialect_of
 from fininfra_db.dialects.base import first_line
-from fininfra_db.errors import SeedFailed
+from fininfra_db.errors import RowRefused, SeedFailed
 from fininfra_db.events import BlastRadius, Observer, Progress
 from fininfra_db.migrate.config import load_metadata
 from fininfra_db.migrate.seeds import forget, read_seed, record
@@ -50,7 +50,7 @@ async def seed_household(
     async with migration_lock(settings, observer) as lock, lock.kept(), in_transaction(settings, DEFAULT_SEED, lock, assessed) as session:
         try:
             removed, inserted = await session.run_sync(lambda sync: write(sync.connection()))
-        except IntegrityError as error:
+        except (IntegrityError, RowRefused) as error:
             raise _in_the_way(settings, DEFAULT_SEED, error, "Nothing was written.") from None
     return Seeded(seed=DEFAULT_SEED, rows=rows, inserted=inserted, removed=removed)
 
@@ -77,7 +77,7 @@ async def seed_planned(
                     await lock.verify()
                     await connection.commit()
                     writer.committed = writer.inserted > 0
-            except IntegrityError as error:
+            except (IntegrityError, RowRefused) as error:
                 state = "The batches before stay, the rest was rolled back." if writer.committed else "Nothing was written."
                 raise _in_the_way(settings, plan.name, error, state) from None
     return Seeded(seed=plan.name, rows=dict(writer.rows), inserted=writer.inserted, removed=writer.removed)
@@ -158,8 +158,9 @@ def _metadata(settings: Settings) -> list[MetaData]:
     return [*dict.fromkeys((Base.metadata, *load_metadata(settings)))]
 
 
-def _in_the_way(settings: Settings, seed: str, error: IntegrityError, state: str) -> SeedFailed:
+def _in_the_way(settings: Settings, seed: str, error: IntegrityError | RowRefused, state: str) -> SeedFailed:
+    reason = error.reason if isinstance(error, RowRefused) else first_line(error)
     return SeedFailed(
-        settings.redact(f"Rows of this database are in the way of the {seed}: {first_line(error)}. {state}"),
+        settings.redact(f"Rows of this database are in the way of the {seed}: {reason.rstrip('.')}. {state}"),
         "Change or remove the row that holds the value, or seed an empty database.",
     )
