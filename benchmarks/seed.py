@@ -118,7 +118,7 @@ def _sides(loader: Loader, folder: Path, users: int) -> Iterator[tuple[dict[str,
             {
                 OURS: ours(users),
                 loader.peer: Side(loader.load(work, file), project.folder, environment, partial(loader.copy, parents, work)),
-                _ORM: Side((sys.executable, "-c", _ADD_ALL, str(max(1, users // 10))), project.folder, orm, fresh),
+                _ORM: Side((sys.executable, "-c", _ADD_ALL, str(min(users, 50))), project.folder, orm, fresh),
             },
             ours,
         )
@@ -237,7 +237,7 @@ def _report(samples: Mapping[tuple[str, str], Samples], growth: Mapping[str, Map
     for (database, peer), theirs in samples.items():
         if peer == OURS:
             continue
-        count = max(1, users // 10) if peer == _ORM else users
+        count = min(users, 50) if peer == _ORM else users
         ours, target = samples[database, OURS], _ORM_TARGET if peer == _ORM else TARGETS[database]
         rates = users * size / ours.median * 1000, count * size / theirs.median * 1000
         rows.append((database, peer, f"{rates[0]:,.0f}", f"{rates[1]:,.0f}", f"{rates[0] / rates[1]:.2f}", f"{target}"))
