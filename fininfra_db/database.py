@@ -93,6 +93,7 @@ class Database:
 
     async def upgrade(self, revision: str = "head", *, tag: str | None = None) -> Migrated:
         """Apply the revisions up to ``revision``, and mark the database with ``APP_ENV`` if it has no marker yet."""
+        self._recover()
         migrated = await runner.upgrade(self._project(), revision, tag=tag, observer=self._observer)
         if not migrated.steps or self.settings.environment is None:
             return migrated
@@ -102,6 +103,7 @@ class Database:
 
     async def repair(self, settlement: "Settlement") -> Repaired:
         """Settle a revision that an earlier run left unfinished: ``resume``, ``mark-applied`` or ``mark-rolled-back``."""
+        self._recover()
         from fininfra_db.migrate.repair import repair
 
         return await repair(self._project(), settlement, observer=self._observer)
@@ -112,6 +114,7 @@ class Database:
 
     async def downgrade(self, revision: str, *, tag: str | None = None, confirm_database: str | None = None) -> Migrated:
         """Revert the revisions above ``revision``; ``base`` reverts all. Raises ``Protected``, ``WrongDatabaseName``."""
+        self._recover()
         from fininfra_db.migrate.guard import DOWNGRADE
 
         project = self._project()
@@ -125,6 +128,7 @@ class Database:
 
     async def stamp(self, *revisions: str, purge: bool = False, tag: str | None = None) -> Stamped:
         """Write ``revisions`` into the version table without running them."""
+        self._recover()
         return await runner.stamp(self._project(), revisions, purge=purge, tag=tag)
 
     async def stamp_script(self, *revisions: str, purge: bool = False, tag: str | None = None) -> Script:
@@ -202,6 +206,7 @@ class Database:
 
     async def setup_and_migrate(self) -> SetUp:
         """Take a database from nothing to head: files, database, first revision, upgrade. Run again, it changes nothing."""
+        self._recover()
         load_metadata(self.settings)  # models and database first: what cannot work is found before a file is written
         created = await ensure_database(self.settings)
         async with project_lock(self.settings.project_root):
@@ -219,6 +224,7 @@ class Database:
 
     async def create_tables(self) -> TablesCreated:
         """Create the tables of the models without migrations, for a database that will be thrown away."""
+        self._recover()
         from fininfra_db.migrate.tables import create_tables
 
         if alembic_options(self.settings.project_root) is not None:
@@ -232,6 +238,7 @@ class Database:
 
         Raises ``OptionsInvalid``, ``Protected``, ``WrongDatabaseName``, ``SeedFailed``.
         """
+        self._recover()
         from fininfra_db.data.loader import require_seeds, write_seeds
         from fininfra_db.data.request import as_request
         from fininfra_db.migrate.guard import SEED
@@ -247,6 +254,7 @@ class Database:
 
         Raises ``Protected``, ``WrongDatabaseName``. What was dropped is named, whatever ends it.
         """
+        self._recover()
         from fininfra_db.data.loader import require_seeds, write_seeds
         from fininfra_db.data.request import as_request
         from fininfra_db.migrate.guard import RESET
@@ -281,6 +289,7 @@ class Database:
 
     async def set_environment(self, name: str, *, confirm_database: str | None = None) -> Marked:
         """Mark the database as ``name``; ``none`` takes the marker away. Raises ``Protected``, ``WrongDatabaseName``."""
+        self._recover()
         from fininfra_db.migrate.guard import MARK
         from fininfra_db.migrate.marker import parse_name, set_environment
 
@@ -319,6 +328,11 @@ class Database:
         if radius.environment is not None and (await self.environment()).environment != radius.environment:
             await set_environment(self.settings, radius.environment)  # the mark is of the place, not of what is in it
         return restored
+
+    def _recover(self) -> None:
+        """Before a verb that writes looks for the first time: a look alone does not end what a killed program left half done."""
+        target = target_of(self.settings)
+        target.dialect.recover(target.url)
 
     async def _first_revision(self) -> Revised:
         project = self._project()

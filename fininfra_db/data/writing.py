@@ -1,5 +1,6 @@
 """Writing the profiles: the household as a whole, the planned ones user by user, in batches that are each all or nothing."""
 
+from asyncio import CancelledError
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -67,7 +68,7 @@ async def seed_planned(
     writer = _Writer(plan, observer)
     async with migration_lock(settings, observer) as lock, lock.kept():
         await look_first(settings, assessed)
-        async with failures_in_words(settings, plan.name, lambda: writer.committed), open_connection(settings, "seeding") as connection:
+        async with failures_in_words(settings, plan.name, lambda: writer.committed > 0), open_connection(settings, "seeding") as connection:
             try:
                 if replace:
                     await connection.run_sync(writer.replace, _metadata(settings))
@@ -76,10 +77,13 @@ async def seed_planned(
                     await connection.run_sync(writer.write, numbers)
                     await lock.verify()
                     await connection.commit()
-                    writer.committed = writer.inserted > 0
+                    writer.committed = writer.inserted
             except (IntegrityError, RowRefused) as error:
                 state = "The batches before stay, the rest was rolled back." if writer.committed else "Nothing was written."
                 raise _in_the_way(settings, plan.name, error, state) from None
+            except (KeyboardInterrupt, CancelledError) as interruption:
+                interruption.add_note(f"The seed {plan.name} has written {writer.committed} rows, and the same command goes on from there.")
+                raise
     return Seeded(seed=plan.name, rows=dict(writer.rows), inserted=writer.inserted, removed=writer.removed)
 
 
@@ -92,7 +96,8 @@ class _Writer:
     rows: Counter[str] = field(default_factory=Counter)
     inserted: int = 0
     removed: int = 0
-    committed: bool = False
+    committed: int = 0
+    """Of those inserted, the ones that stay whatever happens."""
     _done: int = 0
     """Rows that need no work any more; of those that were there, about how many."""
 

@@ -148,6 +148,9 @@ class Dialect(Trouble, Place):
     def make_room(self, url: URL, purpose: Purpose) -> None:
         """Make a file for a database that is about to be written, where a database is a file."""
 
+    def recover(self, url: URL) -> None:
+        """Undo what a killed program left half done, where the database does so only for those who may write."""
+
     def interrupt(self, connection: Any, url: URL) -> None:
         """End the statement that a connection may still run, because its run was interrupted.
 

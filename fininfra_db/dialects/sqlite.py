@@ -31,6 +31,8 @@ from fininfra_db.results import Restored
 from fininfra_db.settings import LOCK_TIMEOUT
 from fininfra_db.types import Money
 
+_UNFINISHED: Final = "SQLITE_READONLY_ROLLBACK"
+"""SQLite's name for a file whose journal is to be rolled back, on a connection that may not write (sqlite.org/rescode.html)."""
 _BRING_BACK: Final = "Bring back a snapshot ('fininfra-db snapshot list' shows what there is) or a backup."
 
 
@@ -169,6 +171,14 @@ class SqliteDialect(Dialect):
                 f"The SQLite database cannot be made: {path}: {error.strerror}.", "Check the permissions of the folder, and its space."
             ) from None
 
+    def recover(self, url: URL) -> None:
+        """Open the file in a way that lets SQLite roll back the journal of a killed program. Those of living ones are left alone."""
+        path = file_of(url)
+        if not is_file(url) or not path.exists() or not path.with_name(f"{path.name}-journal").exists():
+            return
+        with suppress(sqlite3.Error), closing(sqlite3.connect(path, timeout=0)) as connection:  # the next look says what is wrong
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+
     def connection_error(self, error: BaseException, url: URL) -> FininfraDbError:
         if isinstance(error, TypeError):
             return super().connection_error(error, url)
@@ -179,6 +189,11 @@ class SqliteDialect(Dialect):
             return None
         if "database is locked" in str(error.orig):
             return self.lock_not_obtained(url, writer(url) if error.statement else reader(url))  # a commit is no statement
+        if getattr(error.orig, "sqlite_errorname", None) == _UNFINISHED:
+            return DatabaseUnreachable(
+                f"A program was killed while it wrote to {self.describe(url)}. What it left has to be rolled back before anybody can look.",
+                "Run a command that writes, such as 'fininfra-db upgrade' or the one that was killed: it rolls back first.",
+            )
         if any(words in str(error.orig) for words in ("malformed", "not a database")):
             return DatabaseUnreachable(f"{self.describe(url)} is damaged: {first_line(error)}.", _BRING_BACK)
         return None
