@@ -4,7 +4,10 @@
 read the files of the client (MySQL's "Security Considerations for LOAD DATA LOCAL").
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date, datetime
+from decimal import Decimal
 from typing import Any, Final
 
 from sqlalchemy import Connection
@@ -13,6 +16,22 @@ from fininfra_db.dialects.bulk import Plan, Sender, Values, as_sqlalchemy
 
 _OVERHEAD: Final = 64
 """Bytes of a packet that are not the statement, and some more."""
+
+
+def _quoted(value: str) -> str:
+    return f"'{value}'"
+
+
+_WRITERS: Final[Mapping[type, Callable[[Any], str]]] = {
+    str: _quoted,
+    int: str,
+    bool: lambda value: "1" if value else "0",
+    Decimal: lambda value: format(value, "f"),
+    date: lambda value: f"'{value}'",
+    datetime: lambda value: f"'{value.replace(tzinfo=None)}'",
+}
+"""Literals as the driver writes them, of each kind that needs no escaping."""
+_PLAIN: Final = re.compile(r"[^'\\\"\x00\x1a\r\n]*").fullmatch
 
 
 class InsertSender(Sender):
@@ -28,8 +47,18 @@ class InsertSender(Sender):
 
     def prepare(self, values: Values) -> list[Any]:
         """Literals, as the driver writes them."""
-        literals = [list(map(self._driver.escape, column)) for column in values]
+        literals = [self._literals(column) for column in values]
         return [f"({row})".encode() for row in map(",".join, zip(*literals, strict=True))]
+
+    def _literals(self, values: list[Any]) -> list[str]:
+        """The driver's own escaping looks at each value; where all are of one kind, that is told once."""
+        kinds = set(map(type, values)) - {type(None)}
+        write = _WRITERS.get(kinds.pop()) if len(kinds) == 1 else None
+        if write is _quoted and not _PLAIN("".join(filter(None, values))):
+            write = None
+        if write is None:
+            return list(map(self._driver.escape, values))
+        return ["NULL" if value is None else write(value) for value in values]
 
     async def send(self, items: Sequence[Any]) -> None:
         statement: list[bytes] = []
