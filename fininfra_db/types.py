@@ -22,7 +22,7 @@ from sqlalchemy.sql.elements import ColumnElement, Null
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import Boolean, TypeDecorator, TypeEngine
 
-from fininfra_db.errors import FininfraDbError, ValueRefused
+from fininfra_db.errors import DecryptionFailed, FininfraDbError, ValueRefused
 from fininfra_db.security import Keyring, default_keyring
 
 MONEY_PRECISION: Final = 19
@@ -40,6 +40,8 @@ _MONEY_QUANTUM: Final = Decimal(1).scaleb(-MONEY_SCALE)
 _EXACT: Final = Context(prec=2 * MONEY_PRECISION, rounding=ROUND_HALF_EVEN)
 """The arithmetic of this file; the caller's own decimal context may be narrower."""
 _NUMBERS: Final = (Decimal, int, float)
+KEPT: Final = "kept"
+"""Set in a column's ``info``: a bulk upsert leaves the value of a row that is there as it is."""
 _KEYRING_ATTRIBUTE: Final = "fininfra_db_keyring"
 
 
@@ -211,6 +213,14 @@ class EncryptedString(TypeDecorator[str]):
 
     def process_result_value(self, value: Any, dialect: Dialect) -> str | None:
         return None if value is None else _keyring(dialect).decrypt(value)
+
+    def seals_same(self, one: str | None, other: str | None, dialect: Dialect) -> bool:
+        """Whether two sealed values hold the same text. One that no key opens is like no other."""
+        keyring = _keyring(dialect)
+        try:
+            return None not in (one, other) and keyring.decrypt(str(one)) == keyring.decrypt(str(other))
+        except DecryptionFailed:
+            return False
 
     class Comparator(TypeDecorator.Comparator[str]):
         def operate(self, op: operators.OperatorType, *other: Any, **kwargs: Any) -> ColumnElement[Any]:

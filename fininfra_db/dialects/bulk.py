@@ -8,12 +8,12 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from inspect import signature
 from itertools import islice
 from operator import itemgetter
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 from sqlalchemy import Column, Connection, Date, NestedTransaction, Table, UniqueConstraint, insert
 from sqlalchemy import Dialect as SqlalchemyDialect
@@ -153,11 +153,17 @@ def _processor(column: Column[Any], dialect: SqlalchemyDialect) -> Callable[[Any
 class Sender(ABC):
     """How chunks of rows reach the server. An ``item`` is one row, ready to be sent."""
 
+    plan: Plan | None
+    """None where rows are sent as they were given."""
     size: int
     """The most rows in a chunk."""
 
-    overlaps: ClassVar[bool] = True
+    overlaps: bool = True
     """Whether the next chunk is prepared while one is on its way."""
+
+    def order(self) -> Callable[[Row], Any] | None:
+        """What the rows of a chunk are sorted by, if they may be sorted."""
+        return None if self.plan is None else self.plan.neighbours()
 
     @abstractmethod
     def prepare(self, values: Values) -> list[Any]:
@@ -169,15 +175,19 @@ class Sender(ABC):
 
 
 class PlainSender(Sender):
-    """An ordinary insert of the driver's ``executemany``: for rows as they were given."""
+    """An ordinary insert with the driver's ``executemany``."""
 
     size = 1000
 
-    def __init__(self, connection: Connection, table: Table) -> None:
+    def __init__(self, connection: Connection, table: Table, plan: Plan | None) -> None:
         self._connection, self._statement = connection, insert(table)
+        self.plan = plan and replace(plan, fields=tuple(replace(field, process=None) for field in plan.fields))
 
     def prepare(self, values: Values) -> list[Any]:
-        raise AssertionError("an ordinary insert needs no plan")
+        """With the values as they were given: SQLAlchemy makes the driver's of them."""
+        assert self.plan is not None
+        keys = [field.column.key for field in self.plan.fields]
+        return [dict(zip(keys, row, strict=True)) for row in zip(*values, strict=True)]
 
     async def send(self, items: Sequence[Any]) -> None:
         await greenlet_spawn(self._connection.execute, self._statement, items)
@@ -214,10 +224,9 @@ def load(
     first = next(source, None)
     if first is None:
         return 0
-    plan = plan_of(table, first, connection.dialect)
-    loading = _Loading(connection, table, sender_of(plan), is_passing)
     with connection.begin_nested():
-        return loading.run(_chunks(_chained(first, source), plan, loading.sender))
+        sender = sender_of(plan_of(table, first, connection.dialect))
+        return _Loading(connection, table, sender, is_passing).run(_chunks(_chained(first, source), sender))
 
 
 def _chained(first: Row, source: Iterator[Row]) -> Iterator[Row]:
@@ -237,14 +246,14 @@ class _Chunk:
         return (_Chunk(self.indexes[:middle], self.items[:middle]), _Chunk(self.indexes[middle:], self.items[middle:]))
 
 
-def _chunks(source: Iterator[Row], plan: Plan | None, sender: Sender) -> Iterator[_Chunk]:
+def _chunks(source: Iterator[Row], sender: Sender) -> Iterator[_Chunk]:
     """As many rows as are sent at once, again and again."""
     start = 0
     while rows := _drawn(source, sender.size):
-        if plan is None:
+        if sender.plan is None:
             yield _Chunk(range(start, start + len(rows)), [dict(row) for row in rows])
         else:
-            yield _prepared(rows, start, plan, sender)
+            yield _prepared(rows, start, sender.plan, sender)
         start += len(rows)
 
 
@@ -258,10 +267,10 @@ def _drawn(source: Iterator[Row], size: int) -> list[Row]:
 
 def _prepared(rows: list[Row], start: int, plan: Plan, sender: Sender) -> _Chunk:
     indexes: Sequence[int] = range(start, start + len(rows))
-    neighbours = plan.neighbours()
-    if neighbours is not None:
+    sort_key = sender.order()
+    if sort_key is not None:
         with suppress(KeyError, TypeError):  # a row without a value, or with one that does not sort, is refused below
-            order = sorted(range(len(rows)), key=list(map(neighbours, rows)).__getitem__)
+            order = sorted(range(len(rows)), key=list(map(sort_key, rows)).__getitem__)
             indexes, rows = [start + place for place in order], [rows[place] for place in order]
     items: list[Any] = []
     for begin in range(0, len(rows), _SLICE):
@@ -279,7 +288,7 @@ class _Loading:
     """Chunks on their way: each in a savepoint of its own, so that the row that is to blame for a failure can be looked for."""
 
     def __init__(self, connection: Connection, table: Table, sender: Sender, is_passing: Callable[[BaseException], bool]) -> None:
-        self._connection, self._table, self.sender, self._is_passing = connection, table, sender, is_passing
+        self._connection, self._table, self._sender, self._is_passing = connection, table, sender, is_passing
         self._flight: tuple[_Chunk, NestedTransaction, asyncio.Task[None]] | None = None
 
     def run(self, chunks: Iterator[_Chunk]) -> int:
@@ -297,8 +306,8 @@ class _Loading:
 
     def _depart(self, chunk: _Chunk) -> None:
         savepoint = self._connection.begin_nested()
-        self._flight = chunk, savepoint, asyncio.get_running_loop().create_task(self.sender.send(chunk.items))
-        if self.sender.overlaps:
+        self._flight = chunk, savepoint, asyncio.get_running_loop().create_task(self._sender.send(chunk.items))
+        if self._sender.overlaps:
             _let_others_run()
         else:
             self._land()
@@ -333,7 +342,7 @@ class _Loading:
             half, rest = chunk.split()
             try:
                 with self._connection.begin_nested():
-                    await_only(self.sender.send(half.items))
+                    await_only(self._sender.send(half.items))
             except Exception as found:  # as above
                 if len(half.items) == 1 and not self._is_nobodys_fault(found):
                     raise refused_by_database(self._table, half.indexes[0], found) from None

@@ -14,6 +14,8 @@ from sqlalchemy import Connection
 
 from fininfra_db.dialects.bulk import Plan, Sender, Values, as_sqlalchemy
 
+_TOGETHER: Final = 2_500
+"""Rows in a statement."""
 _OVERHEAD: Final = 64
 """Bytes of a packet that are not the statement, and some more."""
 
@@ -35,12 +37,12 @@ _PLAIN: Final = re.compile(r"[^'\\\"\x00\x1a\r\n]*").fullmatch
 
 
 class InsertSender(Sender):
-    size = 1000
+    size = 10_000
 
     def __init__(self, connection: Connection, plan: Plan) -> None:
         quote = connection.dialect.identifier_preparer
         names = ", ".join(quote.quote(field.column.name) for field in plan.fields)
-        self._connection, self._table = connection, plan.table
+        self._connection, self._table, self.plan = connection, plan.table, plan
         self._insert = f"INSERT INTO {quote.format_table(plan.table)} ({names}) VALUES "
         self._largest = int(connection.exec_driver_sql("SELECT @@max_allowed_packet").scalar() or 0) - len(self._insert) - _OVERHEAD
         self._driver: Any = connection.connection.driver_connection
@@ -61,15 +63,16 @@ class InsertSender(Sender):
         return ["NULL" if value is None else write(value) for value in values]
 
     async def send(self, items: Sequence[Any]) -> None:
-        statement: list[bytes] = []
+        """In statements that fit into a packet, and not much longer than the server likes best."""
+        together: list[bytes] = []
         length = 0
         for item in items:
-            if statement and length + len(item) >= self._largest:
-                await self._send(statement)
-                statement, length = [], 0
-            statement.append(item)
+            if together and (len(together) == _TOGETHER or length + len(item) >= self._largest):
+                await self._send(together)
+                together, length = [], 0
+            together.append(item)
             length += len(item) + 1
-        await self._send(statement)
+        await self._send(together)
 
     async def _send(self, items: list[bytes]) -> None:
         try:

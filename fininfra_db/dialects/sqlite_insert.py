@@ -20,7 +20,7 @@ class ManySender(Sender):
     def __init__(self, connection: Connection, plan: Plan) -> None:
         quote = connection.dialect.identifier_preparer
         names = ", ".join(quote.quote(field.column.name) for field in plan.fields)
-        self._connection = connection
+        self._connection, self.plan = connection, plan
         self._insert = f"INSERT INTO {quote.format_table(plan.table)} ({names}) VALUES ({', '.join('?' * len(plan.fields))})"
 
     def prepare(self, values: Values) -> list[Any]:
