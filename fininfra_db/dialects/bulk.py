@@ -7,13 +7,15 @@ A ``Plan`` says how the rows of one call become what the driver takes, a ``Sende
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from inspect import signature
 from itertools import islice
+from operator import itemgetter
 from typing import Any, Final
 
-from sqlalchemy import Column, Connection, Date, NestedTransaction, Table, insert
+from sqlalchemy import Column, Connection, Date, NestedTransaction, Table, UniqueConstraint, insert
 from sqlalchemy import Dialect as SqlalchemyDialect
 from sqlalchemy.exc import DBAPIError, ProgrammingError, SQLAlchemyError
 from sqlalchemy.util import await_only, greenlet_spawn
@@ -25,7 +27,7 @@ Row = Mapping[str, Any]
 Values = list[list[Any]]
 """Of some rows, the values of each column, as the driver takes them."""
 
-_SLICE: Final = 1000
+_SLICE: Final = 250
 """Rows that are prepared in one go. The event loop, which feeds the server, waits for so many."""
 _DATES: Final = 4096
 
@@ -61,27 +63,48 @@ class Plan:
     fields: tuple[Field, ...]
     given: frozenset[str]
 
-    def values(self, rows: Sequence[Row], start: int) -> Values:
-        """Of rows, the first of which has the index ``start``. Raises ``RowRefused``, or what is wrong with the configuration."""
-        for index, row in enumerate(rows):
+    def values(self, rows: Sequence[Row], indexes: Sequence[int]) -> Values:
+        """Of rows, which have these ``indexes`` in the input. Raises ``RowRefused``, or what is wrong with the configuration."""
+        for index, row in zip(indexes, rows, strict=True):
             if len(row) != len(self.given):
-                raise self._other_keys(row, start + index)
-        return [self._values(field, rows, start) for field in self.fields]
+                raise self._other_keys(row, index)
+        return [self._values(field, rows, indexes) for field in self.fields]
 
-    def _values(self, field: Field, rows: Sequence[Row], start: int) -> list[Any]:
+    def _values(self, field: Field, rows: Sequence[Row], indexes: Sequence[int]) -> list[Any]:
         try:
             return field.values(rows)
         except ConfigurationError:
             raise
         except Exception as error:  # a type may be anybody's, and raise anything
-            index = field.first_refused(rows)
-            if isinstance(error, KeyError) and field.make is None and field.column.key not in rows[index]:
-                raise self._other_keys(rows[index], start + index) from None
-            raise refused_by_type(self.table, start + index, field.column.name, error) from None
+            place = field.first_refused(rows)
+            if field.make is None and field.column.key not in rows[place]:
+                raise self._other_keys(rows[place], indexes[place]) from None
+            raise refused_by_type(self.table, indexes[place], field.column.name, error) from None
 
     def _other_keys(self, row: Row, index: int) -> RowRefused:
         odd = sorted(self.given.symmetric_difference(row))
         return RowRefused(self.table.name, index, odd[0] if len(odd) == 1 else None, "It has not the keys that the first row has.")
+
+    def neighbours(self) -> Callable[[Row], Any] | None:
+        """What to sort rows by, so that the entries of a chunk lie together in the indexes; None where the order has to stay.
+
+        The columns of a unique key beside the primary one. The order stays where the database numbers the rows itself, and
+        where a row may need another one of the table to be there before it.
+        """
+        made_here = {field.column.key for field in self.fields}
+        numbered = any(column.key not in made_here for column in self.table.primary_key)
+        nested = any(key.column.table is self.table for key in self.table.foreign_keys)
+        keys = [] if numbered or nested else [key for key in unique_keys(self.table) if self.given.issuperset(key)]
+        return itemgetter(*keys[0]) if keys else None
+
+
+def unique_keys(table: Table) -> list[tuple[str, ...]]:
+    """The unique keys of a table but the primary one, and those that hold all of it, as keys of columns; the widest first."""
+    constraints = [each.columns for each in table.constraints if isinstance(each, UniqueConstraint)]
+    indexes = [each.columns for each in table.indexes if each.unique]
+    primary = {column.key for column in table.primary_key}
+    keys = {tuple(str(column.key) for column in columns) for columns in (*constraints, *indexes)}
+    return sorted((key for key in keys if not primary.issubset(key)), key=lambda key: (-len(key), key))
 
 
 def plan_of(table: Table, first: Row, dialect: SqlalchemyDialect) -> Plan | None:
@@ -130,8 +153,17 @@ def _processor(column: Column[Any], dialect: SqlalchemyDialect) -> Callable[[Any
 class Sender(ABC):
     """How chunks of rows reach the server. An ``item`` is one row, ready to be sent."""
 
+    plan: Plan | None
+    """None where rows are sent as they were given."""
     size: int
     """The most rows in a chunk."""
+
+    overlaps: bool = True
+    """Whether the next chunk is prepared while one is on its way."""
+
+    def order(self) -> Callable[[Row], Any] | None:
+        """What the rows of a chunk are sorted by, if they may be sorted."""
+        return None if self.plan is None else self.plan.neighbours()
 
     @abstractmethod
     def prepare(self, values: Values) -> list[Any]:
@@ -143,15 +175,19 @@ class Sender(ABC):
 
 
 class PlainSender(Sender):
-    """An ordinary insert of the driver's ``executemany``: for rows as they were given."""
+    """An ordinary insert with the driver's ``executemany``."""
 
     size = 1000
 
-    def __init__(self, connection: Connection, table: Table) -> None:
+    def __init__(self, connection: Connection, table: Table, plan: Plan | None) -> None:
         self._connection, self._statement = connection, insert(table)
+        self.plan = plan and replace(plan, fields=tuple(replace(field, process=None) for field in plan.fields))
 
     def prepare(self, values: Values) -> list[Any]:
-        raise AssertionError("an ordinary insert needs no plan")
+        """With the values as they were given: SQLAlchemy makes the driver's of them."""
+        assert self.plan is not None
+        keys = [field.column.key for field in self.plan.fields]
+        return [dict(zip(keys, row, strict=True)) for row in zip(*values, strict=True)]
 
     async def send(self, items: Sequence[Any]) -> None:
         await greenlet_spawn(self._connection.execute, self._statement, items)
@@ -188,10 +224,9 @@ def load(
     first = next(source, None)
     if first is None:
         return 0
-    plan = plan_of(table, first, connection.dialect)
-    loading = _Loading(connection, table, sender_of(plan), is_passing)
     with connection.begin_nested():
-        return loading.run(_chunks(_chained(first, source), plan, loading.sender))
+        sender = sender_of(plan_of(table, first, connection.dialect))
+        return _Loading(connection, table, sender, is_passing).run(_chunks(_chained(first, source), sender))
 
 
 def _chained(first: Row, source: Iterator[Row]) -> Iterator[Row]:
@@ -199,55 +234,94 @@ def _chained(first: Row, source: Iterator[Row]) -> Iterator[Row]:
     yield from source
 
 
-def _chunks(source: Iterator[Row], plan: Plan | None, sender: Sender) -> Iterator[list[Any]]:
-    """The items of as many rows as are sent at once, again and again. While they are prepared, the event loop has its turns."""
+@dataclass(frozen=True)
+class _Chunk:
+    """Rows that are ready to be sent, and where in the input each stood."""
+
+    indexes: Sequence[int]
+    items: Sequence[Any]
+
+    def split(self) -> tuple["_Chunk", "_Chunk"]:
+        middle = (len(self.items) + 1) // 2
+        return (_Chunk(self.indexes[:middle], self.items[:middle]), _Chunk(self.indexes[middle:], self.items[middle:]))
+
+
+def _chunks(source: Iterator[Row], sender: Sender) -> Iterator[_Chunk]:
+    """As many rows as are sent at once, again and again."""
     start = 0
-    while True:
-        items: list[Any] = []
-        while rows := list(islice(source, min(_SLICE, sender.size - len(items)))):
-            items += [dict(row) for row in rows] if plan is None else sender.prepare(plan.values(rows, start + len(items)))
-            await_only(asyncio.sleep(0))
-        if not items:
-            return
-        yield items
-        start += len(items)
+    while rows := _drawn(source, sender.size):
+        if sender.plan is None:
+            yield _Chunk(range(start, start + len(rows)), [dict(row) for row in rows])
+        else:
+            yield _prepared(rows, start, sender.plan, sender)
+        start += len(rows)
+
+
+def _drawn(source: Iterator[Row], size: int) -> list[Row]:
+    rows: list[Row] = []
+    while more := list(islice(source, min(_SLICE, size - len(rows)))):
+        rows += more
+        _let_others_run()
+    return rows
+
+
+def _prepared(rows: list[Row], start: int, plan: Plan, sender: Sender) -> _Chunk:
+    indexes: Sequence[int] = range(start, start + len(rows))
+    sort_key = sender.order()
+    if sort_key is not None:
+        with suppress(KeyError, TypeError):  # a row without a value, or with one that does not sort, is refused below
+            order = sorted(range(len(rows)), key=list(map(sort_key, rows)).__getitem__)
+            indexes, rows = [start + place for place in order], [rows[place] for place in order]
+    items: list[Any] = []
+    for begin in range(0, len(rows), _SLICE):
+        items += sender.prepare(plan.values(rows[begin : begin + _SLICE], indexes[begin : begin + _SLICE]))
+        _let_others_run()
+    return _Chunk(indexes, items)
+
+
+def _let_others_run() -> None:
+    """Give the event loop a turn: it feeds the server, and has other tasks than this one."""
+    await_only(asyncio.sleep(0))
 
 
 class _Loading:
     """Chunks on their way: each in a savepoint of its own, so that the row that is to blame for a failure can be looked for."""
 
     def __init__(self, connection: Connection, table: Table, sender: Sender, is_passing: Callable[[BaseException], bool]) -> None:
-        self._connection, self._table, self.sender, self._is_passing = connection, table, sender, is_passing
-        self._flight: tuple[int, Sequence[Any], NestedTransaction, asyncio.Task[None]] | None = None
+        self._connection, self._table, self._sender, self._is_passing = connection, table, sender, is_passing
+        self._flight: tuple[_Chunk, NestedTransaction, asyncio.Task[None]] | None = None
 
-    def run(self, chunks: Iterator[list[Any]]) -> int:
+    def run(self, chunks: Iterator[_Chunk]) -> int:
         count = 0
         try:
-            for items in chunks:
+            for chunk in chunks:
                 self._land()
-                self._depart(count, items)
-                count += len(items)
+                self._depart(chunk)
+                count += len(chunk.items)
             self._land()
         except BaseException as error:
             self._give_up(error)
             raise
         return count
 
-    def _depart(self, start: int, items: Sequence[Any]) -> None:
+    def _depart(self, chunk: _Chunk) -> None:
         savepoint = self._connection.begin_nested()
-        self._flight = start, items, savepoint, asyncio.get_running_loop().create_task(self.sender.send(items))
-        await_only(asyncio.sleep(0))
+        self._flight = chunk, savepoint, asyncio.get_running_loop().create_task(self._sender.send(chunk.items))
+        if self._sender.overlaps:
+            _let_others_run()
+        else:
+            self._land()
 
     def _land(self) -> None:
         if self._flight is None:
             return
-        start, items, savepoint, task = self._flight
+        chunk, savepoint, task = self._flight
         try:
             await_only(task)
         except Exception as error:  # a driver raises anything for a value that it cannot send
             self._flight = None
             savepoint.rollback()
-            self._find_refused(start, items, error)
+            self._find_refused(chunk, error)
         self._flight = None
         savepoint.commit()
 
@@ -255,27 +329,26 @@ class _Loading:
         """End what is on its way. An interruption leaves the driver in the middle of a statement, and the connection is given up."""
         if self._flight is None:
             return
-        task, self._flight = self._flight[3], None
+        task, self._flight = self._flight[2], None
         if isinstance(error, Exception):
             await_only(asyncio.wait([task]))
         else:
             task.cancel()
             self._connection.invalidate(error)
 
-    def _find_refused(self, start: int, items: Sequence[Any], error: Exception) -> None:
-        """Raise ``RowRefused`` for the first of the rows that cannot be written, else ``error``: halves are sent again until it is found."""
-        while items and not self._is_nobodys_fault(error):
-            half = items[: (len(items) + 1) // 2]
+    def _find_refused(self, chunk: _Chunk, error: Exception) -> None:
+        """Raise ``RowRefused`` for a row that cannot be written, else ``error``: halves are sent again until it is found."""
+        while chunk.items and not self._is_nobodys_fault(error):
+            half, rest = chunk.split()
             try:
                 with self._connection.begin_nested():
-                    await_only(self.sender.send(half))
+                    await_only(self._sender.send(half.items))
             except Exception as found:  # as above
-                if len(half) == 1:
-                    error = found if self._is_nobodys_fault(found) else refused_by_database(self._table, start, found)
-                    raise error from None
-                items, error = half, found
+                if len(half.items) == 1 and not self._is_nobodys_fault(found):
+                    raise refused_by_database(self._table, half.indexes[0], found) from None
+                chunk, error = half, found
             else:
-                items, start = items[len(half) :], start + len(half)
+                chunk = rest
         raise error
 
     def _is_nobodys_fault(self, error: Exception) -> bool:

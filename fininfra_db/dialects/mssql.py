@@ -41,6 +41,7 @@ class MssqlDialect(Dialect):
     other_drivers = ("pyodbc", "pymssql")
     extra = "mssql"
     maintenance_database = "master"
+    stage_name = "#fininfra_stage"
 
     def driver_arguments(self, url: URL, query: Mapping[str, str], timeout: float | None) -> tuple[URL, dict[str, Any]]:
         tls = tls_of(query)

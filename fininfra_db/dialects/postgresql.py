@@ -3,11 +3,11 @@
 import asyncio
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import URL, Connection, Engine, Table, text
+from sqlalchemy import JSON, URL, ColumnElement, Connection, Engine, Insert, Table, Text, TypeDecorator, cast, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import SchemaType
 
@@ -224,6 +224,21 @@ class PostgresqlDialect(Dialect):
 
     def bulk_sender(self, connection: Connection, plan: Plan) -> Sender | None:
         return CopySender(connection, plan) if connection.dialect.driver == "asyncpg" else None
+
+    def insert_into(self, table: Table, key: Sequence[str]) -> Insert:
+        """The row of somebody else is waited for, and then found by the update."""
+        from sqlalchemy.dialects.postgresql import insert
+
+        return insert(table).on_conflict_do_nothing(index_elements=[table.c[name] for name in key])
+
+    def clear_stage(self, connection: Connection, stage: Table) -> None:
+        """DELETE would leave the rows where they are, to be read over each time."""
+        connection.exec_driver_sql(f"TRUNCATE {connection.dialect.identifier_preparer.format_table(stage)}")
+
+    def comparable(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        """The type ``json`` has no equality; its text is kept as it was written."""
+        kind = column.type.impl_instance if isinstance(column.type, TypeDecorator) else column.type
+        return cast(column, Text) if kind.__visit_name__ == JSON.__visit_name__ else column
 
     def wait_for_disk(self, connection: Connection, wanted: bool) -> None:
         connection.exec_driver_sql(f"SET synchronous_commit TO {'DEFAULT' if wanted else 'off'}")

@@ -15,7 +15,7 @@ class CopySender(Sender):
     size = 10_000
 
     def __init__(self, connection: Connection, plan: Plan) -> None:
-        self._connection, self._table = connection, plan.table
+        self._connection, self._table, self.plan = connection, plan.table, plan
         self._names = [field.column.name for field in plan.fields]
 
     def prepare(self, values: Values) -> list[Any]:

@@ -35,7 +35,7 @@ def refused_by_database(table: Table, index: int, error: Exception) -> RowRefuse
 
 def _column(table: Table, line: str, cause: BaseException | None) -> str | None:
     """The column that a message is about: named in it, or in what PostgreSQL says beside it, or the only one of a constraint."""
-    for text in (line, getattr(cause, "column_name", None) and f"column {getattr(cause, 'column_name')}", getattr(cause, "context", None)):
+    for text in (line, getattr(cause, "context", None)):  # PostgreSQL tells of a COPY where in it the trouble was
         found = _COLUMN.search(text or "")
         if found is not None and (name := found["named"] or found["failed"] or found["field"]) in table.columns:
             return name

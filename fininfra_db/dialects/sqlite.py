@@ -22,7 +22,7 @@ from fininfra_db.dialects.bulk import Plan, Sender
 from fininfra_db.dialects.locks import HeldLock
 from fininfra_db.dialects.sessions import DEFAULTS, SessionOptions
 from fininfra_db.dialects.sqlite_files import MAGIC, file_of, is_closed_wal, is_file, read_start
-from fininfra_db.dialects.sqlite_insert import InsertSender
+from fininfra_db.dialects.sqlite_insert import ManySender
 from fininfra_db.dialects.sqlite_lock import begin_patiently, commit_patiently, reader, writer
 from fininfra_db.dialects.threads import in_thread
 from fininfra_db.errors import ConfigurationError, DatabaseMissing, DatabaseUnreachable, FininfraDbError, UrlInvalid
@@ -236,7 +236,7 @@ class SqliteDialect(Dialect):
         await_only(connection.driver_connection.rollback())
 
     def bulk_sender(self, connection: Connection, plan: Plan) -> Sender:
-        return InsertSender(connection, plan)
+        return ManySender(connection, plan)
 
     def guarded(self, connection: Connection, stated: Stated) -> AbstractContextManager[None]:
         return sqlite_guard.guarded(connection, stated)
