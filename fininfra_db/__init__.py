@@ -10,7 +10,7 @@ from fininfra_db.version import __version__
 
 if TYPE_CHECKING:
     from fininfra_db.database import Database
-    from fininfra_db.errors import FininfraDbError
+    from fininfra_db.errors import FininfraDbError, RowRefused
     from fininfra_db.migrate.authoring import Draft
     from fininfra_db.models import (
         Account,
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
         Transaction,
         User,
     )
+    from fininfra_db.results import Upserted
     from fininfra_db.security import decrypt_field, encrypt_field, generate_key
-    from fininfra_db.session import get_async_session, get_engine
+    from fininfra_db.session import bulk_insert, bulk_upsert, get_async_session, get_engine
     from fininfra_db.settings import Settings, load_settings
     from fininfra_db.types import EncryptedString, Money, UtcDateTime
 
@@ -41,10 +42,14 @@ _HOMES = {
     "Goal": "models",
     "Money": "types",
     "NetWorthSnapshot": "models",
+    "RowRefused": "errors",
     "Settings": "settings",
     "Transaction": "models",
+    "Upserted": "results",
     "User": "models",
     "UtcDateTime": "types",
+    "bulk_insert": "session",
+    "bulk_upsert": "session",
     "decrypt_field": "security",
     "encrypt_field": "security",
     "generate_key": "security",
@@ -66,11 +71,15 @@ __all__ = [
     "Goal",
     "Money",
     "NetWorthSnapshot",
+    "RowRefused",
     "Settings",
     "Transaction",
+    "Upserted",
     "User",
     "UtcDateTime",
     "__version__",
+    "bulk_insert",
+    "bulk_upsert",
     "decrypt_field",
     "encrypt_field",
     "generate_key",

@@ -43,9 +43,10 @@ from fininfra_db.results import (
     TablesCreated,
     Waited,
 )
-from fininfra_db.settings import DEFAULT_SEED, Settings, load_settings, reread_project
+from fininfra_db.settings import Settings, load_settings, reread_project
 
 if TYPE_CHECKING:
+    from fininfra_db.data.request import SeedRequest
     from fininfra_db.migrate.authoring import Draft
     from fininfra_db.migrate.guard import Action
     from fininfra_db.migrate.repair import Settlement
@@ -94,6 +95,7 @@ class Database:
 
     async def upgrade(self, revision: str = "head", *, tag: str | None = None) -> Migrated:
         """Apply the revisions up to ``revision``, and mark the database with ``APP_ENV`` if it has no marker yet."""
+        self._recover()
         migrated = await runner.upgrade(self._project(), revision, tag=tag, observer=self._observer)
         if not migrated.steps or self.settings.environment is None:
             return migrated
@@ -103,6 +105,7 @@ class Database:
 
     async def repair(self, settlement: "Settlement") -> Repaired:
         """Settle a revision that an earlier run left unfinished: ``resume``, ``mark-applied`` or ``mark-rolled-back``."""
+        self._recover()
         from fininfra_db.migrate.repair import repair
 
         return await repair(self._project(), settlement, observer=self._observer)
@@ -113,6 +116,7 @@ class Database:
 
     async def downgrade(self, revision: str, *, tag: str | None = None, confirm_database: str | None = None) -> Migrated:
         """Revert the revisions above ``revision``; ``base`` reverts all. Raises ``Protected``, ``WrongDatabaseName``."""
+        self._recover()
         from fininfra_db.migrate.guard import DOWNGRADE
 
         project = self._project()
@@ -126,6 +130,7 @@ class Database:
 
     async def stamp(self, *revisions: str, purge: bool = False, tag: str | None = None) -> Stamped:
         """Write ``revisions`` into the version table without running them."""
+        self._recover()
         return await runner.stamp(self._project(), revisions, purge=purge, tag=tag)
 
     async def stamp_script(self, *revisions: str, purge: bool = False, tag: str | None = None) -> Script:
@@ -203,6 +208,7 @@ class Database:
 
     async def setup_and_migrate(self) -> SetUp:
         """Take a database from nothing to head: files, database, first revision, upgrade. Run again, it changes nothing."""
+        self._recover()
         load_metadata(self.settings)  # models and database first: what cannot work is found before a file is written
         created = await ensure_database(self.settings)
         async with project_lock(self.settings.project_root):
@@ -220,6 +226,7 @@ class Database:
 
     async def create_tables(self) -> TablesCreated:
         """Create the tables of the models without migrations, for a database that will be thrown away."""
+        self._recover()
         from fininfra_db.migrate.tables import create_tables
 
         self._require_models()
@@ -227,39 +234,44 @@ class Database:
         await self._refuse_ahead()
         return await create_tables(self.settings)
 
-    async def seed(self, name: str = DEFAULT_SEED, *, confirm_database: str | None = None) -> Seeded:
-        """Write the rows of a seed: ``household``, which twice gives the same rows, or ``module:callable`` of the project.
+    async def seed(self, request: "SeedRequest | str | None" = None, *, confirm_database: str | None = None) -> Seeded:
+        """Write the rows of a seed, or of each one in the ``seeds`` of ``alembic.ini``; its name alone is a request.
 
-        Raises ``Protected``, ``WrongDatabaseName``.
+        Raises ``OptionsInvalid``, ``Protected``, ``WrongDatabaseName``, ``SeedFailed``.
         """
-        from fininfra_db.data.loader import require_seed, seed
+        self._recover()
+        from fininfra_db.data.loader import require_seeds, write_seeds
+        from fininfra_db.data.request import as_request
         from fininfra_db.migrate.guard import SEED
 
-        require_seed(self.settings, name)
+        wanted = as_request(request)
+        require_seeds(self.settings, wanted)
         radius = await self._require(SEED, confirm_database)
         await self._refuse_ahead()
-        return await seed(self.settings, name, radius)
+        return await write_seeds(self.settings, wanted, observer=self._observer, assessed=radius)
 
-    async def reset(self, *, seed: str | None = None, confirm_database: str | None = None) -> Reset:
-        """Drop what the project owns, migrate again, and write ``seed`` if one is named. Data is lost.
+    async def reset(self, *, seed: "SeedRequest | str | None" = None, confirm_database: str | None = None) -> Reset:
+        """Drop what the project owns, migrate again, and write ``seed`` if one is asked for. Data is lost.
 
         Raises ``Protected``, ``WrongDatabaseName``. What was dropped is named, whatever ends it.
         """
-        from fininfra_db.data.loader import require_seed
-        from fininfra_db.data.loader import seed as write_seed
+        self._recover()
+        from fininfra_db.data.loader import require_seeds, write_seeds
+        from fininfra_db.data.request import as_request
         from fininfra_db.migrate.guard import RESET
         from fininfra_db.migrate.lookup import find_revisions
         from fininfra_db.migrate.tables import drop_owned_tables, naming
 
+        wanted = None if seed is None else as_request(seed)
         radius = await self._require(RESET, confirm_database)
         initialized = await self.init()
-        if seed:
-            require_seed(self.settings, seed)
+        if wanted:
+            require_seeds(self.settings, wanted)
         find_revisions(self._project().history(), "head")  # where to go afterwards must be clear before anything is dropped
         dropped = await drop_owned_tables(self._project(), self._observer, radius)
         with naming(dropped, self._observer):
             made = await self.setup_and_migrate()
-            seeded = await write_seed(self.settings, seed) if seed else None
+            seeded = await write_seeds(self.settings, wanted, observer=self._observer) if wanted else None
         return Reset(
             dropped=dropped.tables,
             dropped_types=dropped.types,
@@ -278,6 +290,7 @@ class Database:
 
     async def set_environment(self, name: str, *, confirm_database: str | None = None) -> Marked:
         """Mark the database as ``name``; ``none`` takes the marker away. Raises ``Protected``, ``WrongDatabaseName``."""
+        self._recover()
         from fininfra_db.migrate.guard import MARK
         from fininfra_db.migrate.marker import parse_name, set_environment
 
@@ -340,6 +353,11 @@ class Database:
 
         self._require_models()
         return await reseal(self.settings, "encrypt", dry_run=dry_run, observer=self._observer)
+
+    def _recover(self) -> None:
+        """Before a verb that writes looks for the first time: a look alone does not end what a killed program left half done."""
+        target = target_of(self.settings)
+        target.dialect.recover(target.url)
 
     async def _first_revision(self) -> Revised:
         project = self._project()

@@ -103,6 +103,23 @@ class ValueRefused(FininfraDbError, ValueError):
     code = "value-refused"
 
 
+class RowRefused(FininfraDbError, ValueError):
+    """A row of a bulk load that a type or the database refused. None of the rows was written.
+
+    ``index`` is its place in the input, from 0; ``column`` the name of the column, None when it is about several or not known.
+    """
+
+    code = "row-refused"
+
+    def __init__(self, table: str, index: int, column: str | None, reason: str) -> None:
+        where = f"{table}.{column}" if column else table
+        super().__init__(
+            f"Row {index} of the input, counted from 0, was refused by {where}: {reason} None of the rows was written.",
+            "Correct the row, or leave it out.",
+        )
+        self.table, self.index, self.column, self.reason = table, index, column, reason
+
+
 class DecryptionFailed(FininfraDbError):
     """A sealed value that none of the configured keys opens."""
 

@@ -106,15 +106,15 @@ class Dropped:
 
 
 @dataclass(frozen=True)
-class Resealing:
-    """Told to an observer: of the ``total`` rows of ``column`` with a value, about ``done`` have been looked at and, if need be, sealed."""
+class Progress:
+    """Told to an observer while many rows are worked on: ``done`` of about ``total``, for the work that ``task`` names."""
 
-    column: str
+    task: str
     done: int
     total: int
 
 
-Event = Step | Waiting | Retrying | BlastRadius | Dropped | Resealing
+Event = Step | Waiting | Retrying | BlastRadius | Dropped | Progress
 """What an observer of a run is told while it goes on."""
 
 Observer = Callable[[Event], None]

@@ -29,7 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.mutable import MutableDict
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from fininfra_db.types import Amounts, EncryptedString, Money, UtcDateTime, currency_code, new_id, utc_now
+from fininfra_db.types import KEPT, Amounts, EncryptedString, Money, UtcDateTime, currency_code, new_id, utc_now
 from fininfra_db.types import now as python_now
 
 UNUSABLE_PASSWORD = "!"
@@ -75,7 +75,9 @@ class Identified:
 class Created:
     """``created_at``: when the row was made."""
 
-    created_at: Mapped[datetime] = mapped_column(UtcDateTime(), default=python_now, server_default=utc_now(), sort_order=1)
+    created_at: Mapped[datetime] = mapped_column(
+        UtcDateTime(), default=python_now, server_default=utc_now(), info={KEPT: True}, sort_order=1
+    )
 
 
 class Owned:

@@ -22,7 +22,7 @@ from sqlalchemy.sql.elements import ColumnElement, Null
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import Boolean, TypeDecorator, TypeEngine
 
-from fininfra_db.errors import FininfraDbError, ValueRefused
+from fininfra_db.errors import DecryptionFailed, FininfraDbError, ValueRefused
 from fininfra_db.security import Keyring, default_keyring
 
 MONEY_PRECISION: Final = 19
@@ -33,9 +33,15 @@ SQLITE_DIGITS: Final = 15
 _SQLITE_LARGEST: Final = Decimal(2**63 - 1).scaleb(-MONEY_SCALE)
 """What fits SQLite's 64-bit integers in ten-thousandths, in which sums are made."""
 
+_SQLITE_SURE: Final = Decimal(10) ** (SQLITE_DIGITS - MONEY_SCALE)
+"""Below it, no amount has more digits than that."""
+
 _MONEY_QUANTUM: Final = Decimal(1).scaleb(-MONEY_SCALE)
 _EXACT: Final = Context(prec=2 * MONEY_PRECISION, rounding=ROUND_HALF_EVEN)
 """The arithmetic of this file; the caller's own decimal context may be narrower."""
+_NUMBERS: Final = (Decimal, int, float)
+KEPT: Final = "kept"
+"""Set in a column's ``info``: a bulk upsert leaves the value of a row that is there as it is."""
 _KEYRING_ATTRIBUTE: Final = "fininfra_db_keyring"
 
 
@@ -75,7 +81,8 @@ class Money(TypeDecorator[Decimal]):
         amount = exact_money(value)
         if dialect.name != "sqlite":
             return amount
-        if len(amount.normalize(_EXACT).as_tuple().digits) > SQLITE_DIGITS or abs(amount) > _SQLITE_LARGEST:
+        is_short = -_SQLITE_SURE < amount < _SQLITE_SURE
+        if not is_short and (len(amount.normalize(_EXACT).as_tuple().digits) > SQLITE_DIGITS or abs(amount) > _SQLITE_LARGEST):
             raise ValueRefused(
                 f"SQLite keeps {SQLITE_DIGITS} significant digits of an amount up to {_SQLITE_LARGEST} exactly, and this one is longer."
             )
@@ -119,9 +126,9 @@ class _Factor(TypeDecorator[Decimal]):
 
 def exact_money(value: Decimal | int | float) -> Decimal:
     """``value`` as a ``Decimal`` of scale 4, or ``ValueRefused`` when it is not exactly one that NUMERIC(19, 4) holds."""
-    if isinstance(value, bool) or not isinstance(value, Decimal | int | float):
+    if isinstance(value, bool) or not isinstance(value, _NUMBERS):
         raise ValueRefused(f"An amount of money is a Decimal, an int or an exact float, not {type(value).__name__}.")
-    amount = Decimal(str(value)) if isinstance(value, float) else Decimal(value)
+    amount = value if isinstance(value, Decimal) else Decimal(str(value) if isinstance(value, float) else value)
     if not amount.is_finite():
         raise ValueRefused("An amount of money is a finite number.")
     if amount and amount.adjusted() >= MONEY_PRECISION - MONEY_SCALE:
@@ -164,7 +171,7 @@ class UtcDateTime(TypeDecorator[datetime]):
         if not isinstance(value, datetime) or value.utcoffset() is None:
             raise ValueRefused("An instant is a datetime with a time zone: use datetime.now(UTC), or .replace(tzinfo=...).")
         try:
-            instant = value.astimezone(UTC)
+            instant = value if value.tzinfo is UTC else value.astimezone(UTC)
         except OverflowError:
             raise ValueRefused("This instant is outside the years 1 to 9999 in UTC.") from None
         return instant if dialect.name == "postgresql" else instant.replace(tzinfo=None)
@@ -206,6 +213,14 @@ class EncryptedString(TypeDecorator[str]):
 
     def process_result_value(self, value: Any, dialect: Dialect) -> str | None:
         return None if value is None else _keyring(dialect).decrypt(value)
+
+    def seals_same(self, one: str | None, other: str | None, dialect: Dialect) -> bool:
+        """Whether two sealed values hold the same text. One that no key opens is like no other."""
+        keyring = _keyring(dialect)
+        try:
+            return None not in (one, other) and keyring.decrypt(str(one)) == keyring.decrypt(str(other))
+        except DecryptionFailed:
+            return False
 
     class Comparator(TypeDecorator.Comparator[str]):
         def operate(self, op: operators.OperatorType, *other: Any, **kwargs: Any) -> ColumnElement[Any]:

@@ -21,7 +21,7 @@ from fininfra_db.dialects import target_of
 from fininfra_db.dialects.base import first_line
 from fininfra_db.dialects.swapping import Key, Swap
 from fininfra_db.errors import DatabaseFailed, FininfraDbError, ResealingFailed
-from fininfra_db.events import Observer, Resealing
+from fininfra_db.events import Observer, Progress
 from fininfra_db.results import KeysStatus, Resealed, SealedColumn
 from fininfra_db.security import keyring_of
 from fininfra_db.settings import Settings
@@ -115,7 +115,7 @@ class _Run:
             taken = (tally.take(key, value, verdict) for (key, value), verdict in zip(page.rows, verdicts, strict=True))
             page, swaps = following, [swap for swap in taken if swap is not None]
             if self._observer:
-                self._observer(Resealing(name_of(tally.slot), tally.judged, tally.total - tally.nulls))
+                self._observer(Progress(name_of(tally.slot), tally.judged, tally.total - tally.nulls))
 
     async def _write_and_read(self, connection: "AsyncConnection", tally: Tally, swaps: list[Swap], after: Key | None) -> Page:
         """One transaction: write ``swaps``, and read the rows that come next; those that somebody else has changed come again."""

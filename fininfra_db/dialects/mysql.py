@@ -18,6 +18,8 @@ from sqlalchemy.util import await_only, greenlet_spawn
 
 from fininfra_db.dialects.base import ConnectionOpener, Dialect, Features, Purpose
 from fininfra_db.dialects.blockers import in_words
+from fininfra_db.dialects.bulk import Plan, Sender
+from fininfra_db.dialects.mysql_insert import InsertSender
 from fininfra_db.dialects.sessions import SessionOptions
 from fininfra_db.dialects.swapping import Key, Slot, Swap, from_stage
 from fininfra_db.dialects.tls import tls_of
@@ -166,6 +168,9 @@ class MysqlDialect(Dialect):
 
     def live_name(self, connection: Connection) -> str:
         return str(connection.scalar(text("SELECT DATABASE()")))
+
+    def bulk_sender(self, connection: Connection, plan: Plan) -> Sender:
+        return InsertSender(connection, plan)
 
     def wait_for_no_table(self, connection: Connection) -> None:
         connection.execute(text("SET SESSION lock_wait_timeout = 1"))

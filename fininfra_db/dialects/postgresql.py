@@ -7,14 +7,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import URL, Connection, Engine, Table, text
+from sqlalchemy import JSON, URL, ColumnElement, Connection, Engine, Insert, Table, Text, TypeDecorator, cast, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import SchemaType
 
 from fininfra_db.dialects.asyncpg_simple import execute_simply, insert_with_commit
 from fininfra_db.dialects.base import CONNECT_TIMEOUT, ConnectionOpener, Dialect, Features, Purpose
 from fininfra_db.dialects.blockers import in_words, names_in
+from fininfra_db.dialects.bulk import Plan, Sender
 from fininfra_db.dialects.online import OnlineDdl
+from fininfra_db.dialects.postgresql_copy import CopySender
 from fininfra_db.dialects.sessions import DEFAULTS, SessionOptions, application_name, milliseconds, run_on
 from fininfra_db.dialects.swapping import Key, Slot, Swap, from_arrays
 from fininfra_db.dialects.tls import Tls, tls_of
@@ -225,6 +227,24 @@ class PostgresqlDialect(Dialect):
         """With the plan for a few rows, which looks each up in the index: the one for many reads all of the table each time."""
         connection.exec_driver_sql("SET LOCAL plan_cache_mode = force_generic_plan")
         return from_arrays(connection, slot, swaps)
+
+    def bulk_sender(self, connection: Connection, plan: Plan) -> Sender | None:
+        return CopySender(connection, plan) if connection.dialect.driver == "asyncpg" else None
+
+    def insert_into(self, table: Table, key: Sequence[str]) -> Insert:
+        """The row of somebody else is waited for, and then found by the update."""
+        from sqlalchemy.dialects.postgresql import insert
+
+        return insert(table).on_conflict_do_nothing(index_elements=[table.c[name] for name in key])
+
+    def clear_stage(self, connection: Connection, stage: Table) -> None:
+        """DELETE would leave the rows where they are, to be read over each time."""
+        connection.exec_driver_sql(f"TRUNCATE {connection.dialect.identifier_preparer.format_table(stage)}")
+
+    def comparable(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        """The type ``json`` has no equality; its text is kept as it was written."""
+        kind = column.type.impl_instance if isinstance(column.type, TypeDecorator) else column.type
+        return cast(column, Text) if kind.__visit_name__ == JSON.__visit_name__ else column
 
     def wait_for_disk(self, connection: Connection, wanted: bool) -> None:
         connection.exec_driver_sql(f"SET synchronous_commit TO {'DEFAULT' if wanted else 'off'}")

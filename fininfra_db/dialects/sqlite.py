@@ -18,9 +18,11 @@ from sqlalchemy.util import await_only
 
 from fininfra_db.dialects import sqlite_guard, sqlite_snapshots
 from fininfra_db.dialects.base import ConnectionOpener, Dialect, Features, Purpose, Stated, first_line
+from fininfra_db.dialects.bulk import Plan, Sender
 from fininfra_db.dialects.locks import HeldLock
 from fininfra_db.dialects.sessions import DEFAULTS, SessionOptions
 from fininfra_db.dialects.sqlite_files import MAGIC, file_of, is_closed_wal, is_file, read_start
+from fininfra_db.dialects.sqlite_insert import ManySender
 from fininfra_db.dialects.sqlite_lock import begin_patiently, commit_patiently, reader, writer
 from fininfra_db.dialects.swapping import Key, Slot, Swap, from_values, one_by_one
 from fininfra_db.dialects.threads import in_thread
@@ -30,6 +32,8 @@ from fininfra_db.results import Restored
 from fininfra_db.settings import LOCK_TIMEOUT
 from fininfra_db.types import Money
 
+_UNFINISHED: Final = "SQLITE_READONLY_ROLLBACK"
+"""SQLite's name for a file whose journal is to be rolled back, on a connection that may not write (sqlite.org/rescode.html)."""
 _BRING_BACK: Final = "Bring back a snapshot ('fininfra-db snapshot list' shows what there is) or a backup."
 
 
@@ -168,6 +172,14 @@ class SqliteDialect(Dialect):
                 f"The SQLite database cannot be made: {path}: {error.strerror}.", "Check the permissions of the folder, and its space."
             ) from None
 
+    def recover(self, url: URL) -> None:
+        """Open the file in a way that lets SQLite roll back the journal of a killed program. Those of living ones are left alone."""
+        path = file_of(url)
+        if not is_file(url) or not path.exists() or not path.with_name(f"{path.name}-journal").exists():
+            return
+        with suppress(sqlite3.Error), closing(sqlite3.connect(path, timeout=0)) as connection:  # the next look says what is wrong
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+
     def connection_error(self, error: BaseException, url: URL) -> FininfraDbError:
         if isinstance(error, TypeError):
             return super().connection_error(error, url)
@@ -178,6 +190,11 @@ class SqliteDialect(Dialect):
             return None
         if "database is locked" in str(error.orig):
             return self.lock_not_obtained(url, writer(url) if error.statement else reader(url))  # a commit is no statement
+        if getattr(error.orig, "sqlite_errorname", None) == _UNFINISHED:
+            return DatabaseUnreachable(
+                f"A program was killed while it wrote to {self.describe(url)}. What it left has to be rolled back before anybody can look.",
+                "Run a command that writes, such as 'fininfra-db upgrade' or the one that was killed: it rolls back first.",
+            )
         if any(words in str(error.orig) for words in ("malformed", "not a database")):
             return DatabaseUnreachable(f"{self.describe(url)} is damaged: {first_line(error)}.", _BRING_BACK)
         return None
@@ -218,6 +235,9 @@ class SqliteDialect(Dialect):
         """
         await_only(connection.driver_connection.interrupt())
         await_only(connection.driver_connection.rollback())
+
+    def bulk_sender(self, connection: Connection, plan: Plan) -> Sender:
+        return ManySender(connection, plan)
 
     def guarded(self, connection: Connection, stated: Stated) -> AbstractContextManager[None]:
         return sqlite_guard.guarded(connection, stated)

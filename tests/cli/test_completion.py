@@ -76,6 +76,9 @@ def test_options_are_offered(project: Project, shell: str) -> None:
         ("revision --head aa", {"aaaa1111"}),
         ("revision --depends-on aa", {"aaaa1111"}),
         ("migrate zzzz", set()),
+        ("seed ", {"household", "demo", "load"}),
+        ("seed d", {"demo"}),
+        ("reset --yes --seed lo", {"load"}),
     ],
 )
 def test_revisions_are_offered(project: Project, shell: str, line: str, offered: set[str]) -> None:

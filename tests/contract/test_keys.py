@@ -21,7 +21,7 @@ from fininfra_db.database import Database
 from fininfra_db.dialects.base import Dialect
 from fininfra_db.dialects.sqlite import SqliteDialect
 from fininfra_db.errors import ConfigurationError, DatabaseFailed, FininfraDbError, KeyMissing, ResealingFailed
-from fininfra_db.events import Event, Resealing
+from fininfra_db.events import Event, Progress
 from fininfra_db.results import SealedColumn
 from fininfra_db.security import Keyring, generate_key
 from tests.conftest import Project, clean_environment
@@ -268,7 +268,7 @@ async def test_what_others_write_meanwhile_is_not_lost(tables: Project) -> None:
     rest = {f"row-{number:02d}": f"plain-{number}" for number in range(3, ROWS)}
     assert opened(NEW, stored) == rest | {"row-00": "theirs", "row-01": "mine", "row-99": "late"}
     assert column(done.columns).changed == len(stored) - 1
-    assert {event.column for event in events if isinstance(event, Resealing)} == {"tokens.token"}
+    assert {event.task for event in events if isinstance(event, Progress)} == {"tokens.token"}
 
 
 async def test_two_rotations_at_once_leave_every_row_readable(tables: Project) -> None:
@@ -347,7 +347,7 @@ async def test_an_interruption_says_what_was_done(tables: Project) -> None:
     task: asyncio.Task[Any]
 
     def interrupt(event: Event) -> None:
-        if isinstance(event, Resealing) and event.done > 2 * PAGE:
+        if isinstance(event, Progress) and event.done > 2 * PAGE:
             task.cancel()
 
     task = asyncio.create_task(with_keys(tables, NEW, OLD, observer=interrupt).rotate_keys())

@@ -1,0 +1,156 @@
+"""Rows that are inserted, or take the place of those with the same key: through a temporary table, on every database.
+
+A chunk goes into the table of its own first, the stage. Then one statement inserts what is not there yet, and one updates what is
+there and differs: so what happened is counted exactly, and no unique key but the chosen one decides. What databases have for it
+counts differently, or takes any key (MySQL, "INSERT ... ON DUPLICATE KEY UPDATE Statement").
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Insert,
+    String,
+    Table,
+    Update,
+    and_,
+    bindparam,
+    exists,
+    false,
+    or_,
+    select,
+    type_coerce,
+    update,
+)
+from sqlalchemy.schema import CreateTableAs
+from sqlalchemy.util import greenlet_spawn
+
+from fininfra_db.dialects.bulk import Plan, Sender, Values, unique_keys
+from fininfra_db.errors import OptionsInvalid, RowRefused
+from fininfra_db.types import KEPT, EncryptedString
+
+Comparable = Callable[[ColumnElement[Any]], ColumnElement[Any]]
+
+_KEY: Final = "key_"
+_KEPT: Final = "kept_text"
+_ROWS: Final = {"preserve_rowcount": True}
+
+
+def key_of(table: Table, named: Sequence[str] | None) -> tuple[str, ...]:
+    """The unique key that rows are told apart by: ``named``, else the one beside the primary key, else the primary key.
+
+    Raises ``OptionsInvalid`` for one that the table does not have, and where there are several to choose from.
+    """
+    primary = tuple(str(column.key) for column in table.primary_key)
+    keys = unique_keys(table)
+    if named is None and len(keys) < 2:
+        return keys[0] if keys else primary
+    for key in (primary, *keys):
+        if named is not None and set(key) == set(named):
+            return key
+    known = ", ".join(f"({', '.join(key)})" for key in (primary, *keys))
+    raise OptionsInvalid(
+        f"Rows of {table.name} are told apart by a unique key, and it is not clear by which. Nothing was written.", f"Name one: {known}."
+    )
+
+
+class Merge:
+    """The statements that bring the rows of the stage into the table."""
+
+    def __init__(self, table: Table, plan: Plan, key: Sequence[str], stage_name: str, comparable: Comparable) -> None:
+        self._columns = [field.column for field in plan.fields]
+        self._create = CreateTableAs(select(*self._columns).where(false()), stage_name, temporary=True)
+        self.table, self.stage, self.key = table, self._create.table, tuple(key)
+        self.same_key = and_(*[table.c[name] == self._staged(table.c[name]) for name in key])
+        given = [table.c[name] for name in plan.given.difference(key) if not table.c[name].primary_key and not table.c[name].info.get(KEPT)]
+        compared = [column for column in given if column.onupdate is None]
+        self._sealed = [(column, column.type) for column in compared if isinstance(column.type, EncryptedString)]
+        self._update = self._update_of(given, compared, comparable) if compared else None
+
+    def _staged(self, column: Column[Any]) -> Column[Any]:
+        return self.stage.c[column.name]
+
+    def _update_of(self, given: Sequence[Column[Any]], compared: Sequence[Column[Any]], comparable: Comparable) -> Update:
+        """Of rows that differ. SQLAlchemy adds the columns with ``onupdate`` that were not given."""
+        differs = or_(*[comparable(column).is_distinct_from(comparable(self._staged(column))) for column in compared])
+        values = {column: self._staged(column) for column in given}
+        return update(self.table).values(values).where(self.same_key, differs)
+
+    def missing(self, statement: Insert) -> Insert:
+        """``statement``, which inserts into the table, for the rows whose key is not there."""
+        new = select(*[self._staged(column) for column in self._columns]).where(~exists().where(self.same_key).correlate(self.stage))
+        return statement.from_select([column.name for column in self._columns], new, include_defaults=False)
+
+    def open(self, connection: Connection) -> None:
+        connection.execute(self._create)
+
+    def close(self, connection: Connection) -> None:
+        self.stage.drop(connection)
+
+    def run(self, connection: Connection, missing: Insert) -> tuple[int, int]:
+        """How many of the rows of the stage were inserted, and how many were updated."""
+        self._keep_sealed(connection)
+        inserted = connection.execute(missing, execution_options=_ROWS).rowcount
+        updated = 0 if self._update is None else connection.execute(self._update, execution_options=_ROWS).rowcount
+        return inserted, updated
+
+    def _keep_sealed(self, connection: Connection) -> None:
+        """Sealed again, the same text differs: where nothing but that has changed, the stage takes what the table has."""
+        key = [self._staged(self.table.c[name]) for name in self.key]
+        for column, kind in self._sealed:
+            staged = self._staged(column)
+            both = select(*key, type_coerce(column, String), type_coerce(staged, String)).where(self.same_key)
+            same = [row for row in connection.execute(both).all() if kind.seals_same(row[-2], row[-1], connection.dialect)]
+            if same:
+                which = and_(*[each == bindparam(f"{_KEY}{place}", type_=each.type) for place, each in enumerate(key)])
+                parameters = [{f"{_KEY}{place}": row[place] for place in range(len(key))} | {_KEPT: row[-2]} for row in same]
+                connection.execute(update(self.stage).where(which).values({staged: bindparam(_KEPT, type_=String())}), parameters)
+
+
+class UpsertSender(Sender):
+    """Chunks into the stage, and from there into the table, counting what becomes of them.
+
+    A key that comes again has a round of its own, so that the rows have the effect that they would have one after the other.
+    """
+
+    def __init__(
+        self, connection: Connection, merge: Merge, inner: Sender, missing: Insert, clear: Callable[[Connection, Table], None]
+    ) -> None:
+        assert inner.plan is not None
+        self._connection, self.merge, self._inner, self._missing, self._clear = connection, merge, inner, missing, clear
+        self.plan, self.size, self.overlaps = inner.plan, inner.size, inner.overlaps
+        names = [str(field.column.key) for field in self.plan.fields]
+        absent = [name for name in merge.key if name not in names]
+        if absent:
+            raise OptionsInvalid(f"The rows have no {absent[0]}, which they are told apart by. Nothing was written.", "Give each its key.")
+        self._places = [names.index(name) for name in merge.key]
+        self.inserted = self.updated = 0
+
+    def order(self) -> None:
+        """As given: the last of the rows with one key wins."""
+
+    def prepare(self, values: Values) -> list[Any]:
+        return list(zip(zip(*[values[place] for place in self._places], strict=True), self._inner.prepare(values), strict=True))
+
+    async def send(self, items: Sequence[Any]) -> None:
+        for together in self._rounds(items):
+            await self._inner.send(together)
+            inserted, updated = await greenlet_spawn(self.merge.run, self._connection, self._missing)
+            self.inserted += inserted
+            self.updated += updated
+            await greenlet_spawn(self._clear, self._connection, self.merge.stage)
+
+    def _rounds(self, items: Sequence[Any]) -> list[list[Any]]:
+        rounds: list[list[Any]] = []
+        seen: dict[Any, int] = {}
+        for key, item in items:
+            if None in key:
+                raise RowRefused(self.merge.table.name, 0, self.merge.key[key.index(None)], "A row without its key cannot be told apart.")
+            place = seen[key] = seen.get(key, -1) + 1
+            if place == len(rounds):
+                rounds.append([])
+            rounds[place].append(item)
+        return rounds
