@@ -7,7 +7,7 @@ needed, and ``read()`` does without.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -20,6 +20,7 @@ from fininfra_db.dialects import Target, target_of
 from fininfra_db.dialects.base import Purpose, first_line
 from fininfra_db.dialects.locks import HeldLock
 from fininfra_db.dialects.sessions import ANSWER_TIMEOUT, SessionOptions
+from fininfra_db.dialects.snapshots import Access, SnapshotStore
 from fininfra_db.errors import DatabaseFailed, DatabaseMissing, DriverMissing, FininfraDbError, UrlInvalid
 from fininfra_db.events import Observer
 from fininfra_db.security import keyring_of
@@ -223,6 +224,33 @@ async def locked_transaction(settings: Settings, purpose: Purpose, observer: Obs
         yield connection
         await lock.verify()
         await connection.commit()
+
+
+@asynccontextmanager
+async def lone_connection(settings: Settings, observer: Observer | None = None) -> AsyncIterator["AsyncConnection"]:
+    """The one connection of a run that may have no second: it holds the migration lock itself.
+
+    On a server it is in AUTOCOMMIT. On SQLite it takes the write lock with its first statement.
+    """
+    async with migration_lock(settings, observer) as lock:
+        if lock.connection is not None:
+            yield lock.connection
+            return
+        purpose: Purpose = "maintenance" if target_of(settings).dialect.features.has_server else "seeding"
+        async with open_connection(settings, purpose) as connection:
+            yield connection
+
+
+def snapshots_of(settings: Settings, observer: Observer | None = None) -> SnapshotStore:
+    """The snapshots of the database. Raises ``SnapshotsUnsupported``."""
+    target = target_of(settings)
+
+    def open_at(database: str) -> AbstractAsyncContextManager["AsyncConnection"]:
+        url = target.url.set(database=database).render_as_string(hide_password=False)
+        return open_connection(replace(settings, sql_url=url), "maintenance" if target.dialect.features.has_server else "seeding")
+
+    access = Access(lambda: lone_connection(settings, observer), open_at, settings.lock_timeout, observer)
+    return target.dialect.snapshots(target.url, access)
 
 
 async def ensure_database(settings: Settings) -> bool:

@@ -247,6 +247,12 @@ class SnapshotNotFound(FininfraDbError):
     code = "snapshot-not-found"
 
 
+class SnapshotExists(FininfraDbError):
+    """The database has a snapshot of this name already."""
+
+    code = "snapshot-exists"
+
+
 class SnapshotsUnsupported(ConfigurationError):
     """This program makes no snapshots of this kind of database."""
 

@@ -18,6 +18,7 @@ from fininfra_db.dialects.locks import HeldLock, hold
 from fininfra_db.dialects.online import OnlineDdl
 from fininfra_db.dialects.place import Place
 from fininfra_db.dialects.sessions import ANSWER_TIMEOUT, DEFAULTS, SessionOptions, run_on
+from fininfra_db.dialects.snapshots import Access, SnapshotStore
 from fininfra_db.dialects.tls import OPTIONS as TLS_OPTIONS
 from fininfra_db.dialects.tls import tls_of
 from fininfra_db.dialects.trouble import Trouble
@@ -27,7 +28,6 @@ from fininfra_db.errors import (
     UrlInvalid,
 )
 from fininfra_db.events import Holder, Observer, Snapshot
-from fininfra_db.results import Restored
 from fininfra_db.settings import LOCK_TIMEOUT
 
 if TYPE_CHECKING:
@@ -241,25 +241,9 @@ class Dialect(Trouble, Place):
     def let_go_of_snapshots(self, url: URL, newest: Snapshot | None) -> None:
         """Remove the automatic copies that are not needed any more, after what ``newest`` was made for has succeeded."""
 
-    # Snapshots: copies that are kept, and brought back. Called within a greenlet, or where nobody minds waiting.
-
-    def list_snapshots(self, url: URL) -> tuple[Snapshot, ...]:
-        """The snapshots that are kept, the newest first. Raises ``SnapshotsUnsupported``."""
-        raise self._no_snapshots()
-
-    def find_snapshot(self, url: URL, name: str) -> Snapshot:
-        """The snapshot of this name. Raises ``SnapshotNotFound`` or ``SnapshotsUnsupported``."""
-        raise self._no_snapshots()
-
-    def restore_snapshot(self, url: URL, name: str, timeout: float) -> Restored:
-        """Bring a snapshot back and keep what is there now. ``timeout`` is in seconds, for others to let go of the database.
-
-        Raises ``SnapshotNotFound``, ``SnapshotFailed``, ``LockNotObtained`` or ``SnapshotsUnsupported``.
-        """
-        raise self._no_snapshots()
-
-    def _no_snapshots(self) -> SnapshotsUnsupported:
-        return SnapshotsUnsupported(
+    def snapshots(self, url: URL, access: Access) -> SnapshotStore:
+        """The copies of the database that are kept. Raises ``SnapshotsUnsupported`` where this program makes none."""
+        raise SnapshotsUnsupported(
             f"Snapshots of a {self.label} database are not made by this program yet. Nothing was changed.",
             "Use the database's own backup tools.",
         )

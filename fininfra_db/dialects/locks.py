@@ -36,6 +36,11 @@ _GOODBYE_TIMEOUT: Final = 1.0
 class HeldLock:
     """The migration lock while it is held."""
 
+    @property
+    def connection(self) -> "AsyncConnection | None":
+        """The connection that holds it, in AUTOCOMMIT; None where the work's own connection does."""
+        return None
+
     async def verify(self) -> None:
         """Raise ``LockLost`` unless the server says that the lock is still this run's."""
 
@@ -57,6 +62,10 @@ class SessionLock(HeldLock):
         self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         self._lost: LockLost | None = None
         self._proven = -PROOF_LASTS
+
+    @property
+    def connection(self) -> "AsyncConnection":
+        return self._connection
 
     async def verify(self) -> None:
         asked = time.monotonic()

@@ -18,8 +18,11 @@ from sqlalchemy.util import await_only, greenlet_spawn
 
 from fininfra_db.dialects.base import ConnectionOpener, Dialect, Features, Purpose
 from fininfra_db.dialects.blockers import in_words
+from fininfra_db.dialects.mysql_snapshots import MysqlSnapshots
 from fininfra_db.dialects.sessions import SessionOptions
+from fininfra_db.dialects.snapshots import Access, SnapshotStore
 from fininfra_db.dialects.tls import tls_of
+from fininfra_db.dialects.wording import error_number
 from fininfra_db.errors import DatabaseUnreachable, LockUnsafe
 from fininfra_db.events import Holder
 
@@ -120,10 +123,10 @@ class MysqlDialect(Dialect):
             connection.exec_driver_sql(f"KILL {thread}")
 
     def says_missing(self, error: BaseException) -> bool:
-        return _number(error) == _UNKNOWN_DATABASE
+        return error_number(error) == _UNKNOWN_DATABASE
 
     def is_passing(self, error: BaseException) -> bool:
-        return _number(error) in _PASSING or super().is_passing(error)
+        return error_number(error) in _PASSING or super().is_passing(error)
 
     def server_version(self, connection: Connection) -> str:
         version, _, rest = str(connection.scalar(text("SELECT VERSION()"))).partition("-")
@@ -135,7 +138,7 @@ class MysqlDialect(Dialect):
         return int(connection.scalar(text(query)) or 0)
 
     def gave_up_waiting(self, error: BaseException) -> bool:
-        return _number(error) in _GAVE_UP_WAITING
+        return error_number(error) in _GAVE_UP_WAITING
 
     def blockers(self, connection: Connection, statement: str | None) -> tuple[str, ...]:
         """Which tables a transaction has locked is not told, so it is every one that is open in this database."""
@@ -198,14 +201,17 @@ class MysqlDialect(Dialect):
     def unlock(self, connection: Connection) -> None:
         connection.execute(text("SELECT RELEASE_LOCK(:name)"), {"name": _lock_name(connection)})
 
+    def snapshots(self, url: URL, access: Access) -> SnapshotStore:
+        return MysqlSnapshots(self, url, access)
+
     def is_momentary(self, error: BaseException) -> bool:
-        return _number(error) in _MOMENTARY
+        return error_number(error) in _MOMENTARY
 
     def says_made(self, error: BaseException) -> bool:
-        return _number(error) in _MADE
+        return error_number(error) in _MADE
 
     def says_gone(self, error: BaseException) -> bool:
-        return _number(error) in _GONE
+        return error_number(error) in _GONE
 
 
 def _begin_read_only(connection: Connection) -> None:
@@ -237,12 +243,6 @@ async def _connect_with_tls(**options: Any) -> Any:
     connection = TlsConnection(**options)
     await connection._connect()
     return connection
-
-
-def _number(error: BaseException) -> int | None:
-    """The server's number of an error."""
-    cause = error.orig if isinstance(error, DBAPIError) else error
-    return next(iter(getattr(cause, "args", ())), None)
 
 
 def _no_tls() -> DatabaseUnreachable:

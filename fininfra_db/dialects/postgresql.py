@@ -15,8 +15,11 @@ from fininfra_db.dialects.asyncpg_simple import execute_simply, insert_with_comm
 from fininfra_db.dialects.base import CONNECT_TIMEOUT, ConnectionOpener, Dialect, Features, Purpose
 from fininfra_db.dialects.blockers import in_words, names_in
 from fininfra_db.dialects.online import OnlineDdl
+from fininfra_db.dialects.postgresql_snapshots import PostgresqlSnapshots
 from fininfra_db.dialects.sessions import DEFAULTS, SessionOptions, application_name, milliseconds, run_on
+from fininfra_db.dialects.snapshots import Access, SnapshotStore
 from fininfra_db.dialects.tls import Tls, tls_of
+from fininfra_db.dialects.wording import sqlstate
 from fininfra_db.errors import DatabaseUnreachable, LockUnsafe, UrlInvalid
 from fininfra_db.events import Holder
 
@@ -137,10 +140,10 @@ class PostgresqlDialect(Dialect):
         return {"engine_connect": _read_only}
 
     def says_missing(self, error: BaseException) -> bool:
-        return _sqlstate(error) == _INVALID_CATALOG_NAME or bool(_LIBPQ_SAYS_MISSING.search(_libpq_message(error)))
+        return sqlstate(error) == _INVALID_CATALOG_NAME or bool(_LIBPQ_SAYS_MISSING.search(_libpq_message(error)))
 
     def is_passing(self, error: BaseException) -> bool:
-        return _sqlstate(error) in _PASSING or bool(_LIBPQ_SAYS_PASSING.search(_libpq_message(error))) or super().is_passing(error)
+        return sqlstate(error) in _PASSING or bool(_LIBPQ_SAYS_PASSING.search(_libpq_message(error))) or super().is_passing(error)
 
     def server_version(self, connection: Connection) -> str:
         return f"{self.label} {connection.scalar(text('SHOW server_version'))}".partition(" (")[0]
@@ -149,10 +152,10 @@ class PostgresqlDialect(Dialect):
         return int(connection.scalar(text("SELECT pg_database_size(current_database())")) or 0)
 
     def says_exists(self, error: BaseException) -> bool:
-        return _sqlstate(error) in _DUPLICATE_DATABASE
+        return sqlstate(error) in _DUPLICATE_DATABASE
 
     def gave_up_waiting(self, error: BaseException) -> bool:
-        return _sqlstate(error) in _GAVE_UP_WAITING
+        return sqlstate(error) in _GAVE_UP_WAITING
 
     def blockers(self, connection: Connection, statement: str | None) -> tuple[str, ...]:
         rows = connection.execute(text(_LOCKS), {"names": None if statement is None else names_in(statement)})
@@ -239,11 +242,14 @@ class PostgresqlDialect(Dialect):
     def unlock(self, connection: Connection) -> None:
         connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _LOCK_KEY})
 
+    def snapshots(self, url: URL, access: Access) -> SnapshotStore:
+        return PostgresqlSnapshots(self, url, access)
+
     def says_made(self, error: BaseException) -> bool:
-        return _sqlstate(error) in _MADE
+        return sqlstate(error) in _MADE
 
     def says_gone(self, error: BaseException) -> bool:
-        return _sqlstate(error) in _GONE
+        return sqlstate(error) in _GONE
 
 
 def _name_of_holder() -> str:
@@ -285,8 +291,3 @@ def _libpq_message(error: BaseException) -> str:
     """What psycopg says of a failed connect, for which libpq gives no SQLSTATE; nothing of any other error."""
     text = str(error.orig) if isinstance(error, DBAPIError) else ""
     return text if text.startswith(("connection failed", "failed to resolve", "connection timeout")) else ""
-
-
-def _sqlstate(error: BaseException) -> str | None:
-    cause = error.orig if isinstance(error, DBAPIError) else error
-    return getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
