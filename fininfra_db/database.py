@@ -41,9 +41,10 @@ from fininfra_db.results import (
     TablesCreated,
     Waited,
 )
-from fininfra_db.settings import DEFAULT_SEED, Settings, load_settings, reread_project
+from fininfra_db.settings import Settings, load_settings, reread_project
 
 if TYPE_CHECKING:
+    from fininfra_db.data.request import SeedRequest
     from fininfra_db.migrate.authoring import Draft
     from fininfra_db.migrate.guard import Action
     from fininfra_db.migrate.repair import Settlement
@@ -226,39 +227,42 @@ class Database:
         await self._refuse_ahead()
         return await create_tables(self.settings)
 
-    async def seed(self, name: str = DEFAULT_SEED, *, confirm_database: str | None = None) -> Seeded:
-        """Write the rows of a seed: ``household``, which twice gives the same rows, or ``module:callable`` of the project.
+    async def seed(self, request: "SeedRequest | str | None" = None, *, confirm_database: str | None = None) -> Seeded:
+        """Write the rows of a seed, or of each one in the ``seeds`` of ``alembic.ini``; its name alone is a request.
 
-        Raises ``Protected``, ``WrongDatabaseName``.
+        Raises ``OptionsInvalid``, ``Protected``, ``WrongDatabaseName``, ``SeedFailed``.
         """
-        from fininfra_db.data.loader import require_seed, seed
+        from fininfra_db.data.loader import require_seeds, write_seeds
+        from fininfra_db.data.request import as_request
         from fininfra_db.migrate.guard import SEED
 
-        require_seed(self.settings, name)
+        wanted = as_request(request)
+        require_seeds(self.settings, wanted)
         radius = await self._require(SEED, confirm_database)
         await self._refuse_ahead()
-        return await seed(self.settings, name, radius)
+        return await write_seeds(self.settings, wanted, observer=self._observer, assessed=radius)
 
-    async def reset(self, *, seed: str | None = None, confirm_database: str | None = None) -> Reset:
-        """Drop what the project owns, migrate again, and write ``seed`` if one is named. Data is lost.
+    async def reset(self, *, seed: "SeedRequest | str | None" = None, confirm_database: str | None = None) -> Reset:
+        """Drop what the project owns, migrate again, and write ``seed`` if one is asked for. Data is lost.
 
         Raises ``Protected``, ``WrongDatabaseName``. What was dropped is named, whatever ends it.
         """
-        from fininfra_db.data.loader import require_seed
-        from fininfra_db.data.loader import seed as write_seed
+        from fininfra_db.data.loader import require_seeds, write_seeds
+        from fininfra_db.data.request import as_request
         from fininfra_db.migrate.guard import RESET
         from fininfra_db.migrate.lookup import find_revisions
         from fininfra_db.migrate.tables import drop_owned_tables, naming
 
+        wanted = None if seed is None else as_request(seed)
         radius = await self._require(RESET, confirm_database)
         initialized = await self.init()
-        if seed:
-            require_seed(self.settings, seed)
+        if wanted:
+            require_seeds(self.settings, wanted)
         find_revisions(self._project().history(), "head")  # where to go afterwards must be clear before anything is dropped
         dropped = await drop_owned_tables(self._project(), self._observer, radius)
         with naming(dropped, self._observer):
             made = await self.setup_and_migrate()
-            seeded = await write_seed(self.settings, seed) if seed else None
+            seeded = await write_seeds(self.settings, wanted, observer=self._observer) if wanted else None
         return Reset(
             dropped=dropped.tables,
             dropped_types=dropped.types,

@@ -233,11 +233,16 @@ class SetUp(Result):
 
 @dataclass(frozen=True, kw_only=True)
 class Seeded(Result):
-    """``rows`` counts the rows that each table holds of this seed; ``inserted`` how many of them are new."""
+    """``rows`` counts the rows that each table holds of this seed; ``inserted`` how many of them are new.
+
+    Of several seeds, ``parts`` are the results of each, and the rest is about all of them.
+    """
 
     seed: str
     rows: dict[str, int] = field(default_factory=dict)
     inserted: int = 0
+    removed: int = 0
+    parts: tuple["Seeded", ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,7 +60,7 @@ class Settings:
 
     ``sql_url`` is the text as it was given, secret and unparsed; ``sql_url_source`` names where it came from.
     ``keys`` is the text of the encryption keys, comma-separated, the first one encrypting; None when none is configured.
-    ``models`` are the modules whose tables make the schema.
+    ``models`` are the modules whose tables make the schema, ``seeds`` what is written when no seed is named.
     ``direct_url`` is the URL past a pooler, for this program's own work; None when ``sql_url`` serves.
     ``protected`` are the environments whose databases need ``--confirm-database`` before data is lost.
     The timeouts are in seconds: ``lock_timeout`` for another migration to end (0 fails at once), ``ddl_lock_timeout`` for a
@@ -77,6 +77,7 @@ class Settings:
     keys: str | None = field(default=None, repr=False)
     models: tuple[str, ...] = DEFAULT_MODELS
     models_source: str = "default"
+    seeds: tuple[str, ...] = (DEFAULT_SEED,)
     env_file: Path = Path(ENV_FILE_NAME)
     direct_url: str | None = field(default=None, repr=False)
     direct_url_source: str = ""
@@ -156,6 +157,7 @@ def load_settings(
         keys=_find_keys(environment, dotenv, root),
         models=models or DEFAULT_MODELS,
         models_source=INI_NAME if models else "default",
+        seeds=_split(ini.get(INI_SECTION, "seeds", fallback="")) or (DEFAULT_SEED,),
         env_file=env_path,
         direct_url=direct_url,
         direct_url_source=direct_source,

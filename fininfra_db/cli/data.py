@@ -8,7 +8,6 @@ from fininfra_db.cli.options import LOCKING, ConfirmDatabase, Yes, command
 from fininfra_db.cli.output import Output
 from fininfra_db.cli.perform import answer, look, perform
 from fininfra_db.results import KeyGenerated
-from fininfra_db.settings import DEFAULT_SEED
 
 PANEL = "Data"
 
@@ -19,7 +18,7 @@ def register(app: typer.Typer) -> None:
     @command(app, "seed", panel=PANEL, settings=LOCKING)
     def seed(
         ctx: typer.Context,
-        name: Annotated[str, typer.Argument(help="household, or module:callable of your own.")] = DEFAULT_SEED,
+        name: Annotated[str | None, typer.Argument(help="household, or module:callable of your own.")] = None,
         confirm_database: ConfirmDatabase = None,
     ) -> None:
         """Write example rows. Twice gives the same rows."""

@@ -6,7 +6,7 @@ import typer
 
 from fininfra_db.cli.options import MIGRATING, ConfirmDatabase, Yes, command
 from fininfra_db.cli.perform import look, perform
-from fininfra_db.settings import DEFAULT_SEED
+from fininfra_db.data.request import SeedRequest
 
 PANEL = "Set up"
 
@@ -43,7 +43,7 @@ def register(app: typer.Typer) -> None:
         seed: Annotated[bool, typer.Option("--seed", help="Write the default seed afterwards.")] = False,
     ) -> None:
         """Drop what the project owns and migrate again. Data is lost."""
-        wanted = DEFAULT_SEED if seed else None
+        wanted = SeedRequest() if seed else None
         perform(ctx, lambda database: database.reset(seed=wanted, confirm_database=confirm_database), yes=yes)
 
     from fininfra_db.cli.app import make_group

@@ -1,7 +1,8 @@
 """Writing seeds: the household, or what a function of the project makes. Each is one transaction: all of it or nothing."""
 
 import inspect
-from collections.abc import AsyncIterator, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from importlib import import_module
 from operator import attrgetter
@@ -15,11 +16,12 @@ from sqlalchemy.orm import Session
 
 from fininfra_db.connections import make_engine, migration_lock, open_connection
 from fininfra_db.data.household import Row, household
+from fininfra_db.data.request import SeedRequest
 from fininfra_db.dialects import target_of
 from fininfra_db.dialects.base import first_line
 from fininfra_db.dialects.locks import HeldLock
 from fininfra_db.errors import FininfraDbError, KeyInvalid, KeyMissing, LockLost, OptionsInvalid, SeedFailed
-from fininfra_db.events import BlastRadius
+from fininfra_db.events import BlastRadius, Observer
 from fininfra_db.migrate.config import load_metadata, make_importable
 from fininfra_db.migrate.marker import refuse_if_remarked
 from fininfra_db.models import Base
@@ -33,20 +35,37 @@ _IDS_IN_A_QUERY: Final = 500
 _COMMITTED: Final = "committed"
 
 
-async def seed(settings: Settings, name: str, assessed: BlastRadius | None = None) -> Seeded:
-    """Write the seed ``name``: the household, or a ``module:callable`` of the project.
+async def write_seeds(
+    settings: Settings, request: SeedRequest, *, observer: Observer | None = None, assessed: BlastRadius | None = None
+) -> Seeded:
+    """Write what ``request`` stands for, one seed after the other.
 
     Raises ``Refused`` when the database was marked otherwise since it was ``assessed``.
     """
+    parts = [await _seed(settings, each, observer, assessed) for each in request.named(settings)]
+    return parts[0] if len(parts) == 1 else together(parts)
+
+
+def together(parts: Sequence[Seeded]) -> Seeded:
+    """Several seeds as one result."""
+    rows: Counter[str] = sum((Counter(part.rows) for part in parts), Counter())
+    return Seeded(
+        seed=", ".join(part.seed for part in parts), rows=dict(rows), inserted=sum(part.inserted for part in parts), parts=tuple(parts)
+    )
+
+
+async def _seed(settings: Settings, request: SeedRequest, observer: Observer | None, assessed: BlastRadius | None) -> Seeded:
+    name = request.name or DEFAULT_SEED
     return await (seed_household(settings, assessed) if name == DEFAULT_SEED else seed_callable(settings, name, assessed))
 
 
-def require_seed(settings: Settings, name: str) -> None:
-    """Raise what would keep the seed ``name`` from starting: no such callable, or no key. Nothing is written or contacted."""
-    if name == DEFAULT_SEED:
-        keyring_of(settings).encrypt("")
-    else:
-        find_callable(settings, name)
+def require_seeds(settings: Settings, request: SeedRequest) -> None:
+    """Raise what would keep the seeds of ``request`` from starting: no such callable, or no key. Nothing is written or contacted."""
+    for each in request.named(settings):
+        if each.name == DEFAULT_SEED:
+            keyring_of(settings).encrypt("")
+        else:
+            find_callable(settings, each.name or "")
 
 
 async def seed_household(settings: Settings, assessed: BlastRadius | None = None) -> Seeded:

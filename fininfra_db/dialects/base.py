@@ -3,6 +3,7 @@
 Code that talks to the database is written once, on a synchronous ``Connection``, and lifted with ``run_sync``.
 """
 
+import itertools
 import math
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, nullcontext
@@ -219,6 +220,14 @@ class Dialect(Trouble, Place):
     def insert_unread(self, connection: Connection, table: Table, rows: Iterable[Mapping[str, Any]]) -> None:
         """Insert rows that nothing waits for: they are sent with the commit at the latest."""
         connection.execute(insert(table), [dict(row) for row in rows])
+
+    def bulk_insert(self, connection: Connection, table: Table, rows: Iterable[Mapping[str, Any]]) -> int:
+        """Insert ``rows``, all with the same keys, in the transaction of ``connection``; how many there were."""
+        count, waiting = 0, iter(rows)
+        while chunk := [dict(row) for row in itertools.islice(waiting, 1000)]:
+            connection.execute(insert(table), chunk)
+            count += len(chunk)
+        return count
 
     def guarded(self, connection: Connection, stated: Stated) -> AbstractContextManager[None]:
         """Look at what a migration is about to do, and at what it did before it is committed; raises to roll it back."""
