@@ -241,15 +241,18 @@ async def lone_connection(settings: Settings, observer: Observer | None = None) 
             yield connection
 
 
-def snapshots_of(settings: Settings, observer: Observer | None = None) -> SnapshotStore:
-    """The snapshots of the database. Raises ``SnapshotsUnsupported``."""
+def snapshots_of(settings: Settings, observer: Observer | None = None, *, patience: float | None = None) -> SnapshotStore:
+    """The snapshots of the database. ``patience`` is how long others who are connected are waited for, else the lock's timeout.
+
+    Raises ``SnapshotsUnsupported``.
+    """
     target = target_of(settings)
 
     def open_at(database: str) -> AbstractAsyncContextManager["AsyncConnection"]:
         url = target.url.set(database=database).render_as_string(hide_password=False)
         return open_connection(replace(settings, sql_url=url), "maintenance" if target.dialect.features.has_server else "seeding")
 
-    access = Access(lambda: lone_connection(settings, observer), open_at, settings.lock_timeout, observer)
+    access = Access(lambda: lone_connection(settings, observer), open_at, settings.lock_timeout if patience is None else patience, observer)
     return target.dialect.snapshots(target.url, access)
 
 

@@ -136,6 +136,10 @@ class LockNotObtained(FininfraDbError):
     exit_code = 5
 
 
+class DatabaseInUse(LockNotObtained):
+    """Others are connected to a database that can only be copied or replaced while nobody is."""
+
+
 class LockLost(FininfraDbError):
     """The migration lock was held and is not any more: its connection ended, or a pooler gave it to somebody else."""
 

@@ -4,6 +4,8 @@ The cipher is Fernet (AES-128-CBC with HMAC-SHA256), through ``cryptography``'s 
 every key decrypts, so a key is replaced by putting the new one in front.
 """
 
+import hashlib
+import hmac
 import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
@@ -33,6 +35,13 @@ class Keyring:
 
     def __bool__(self) -> bool:
         return bool(self._keys)
+
+    @property
+    def fingerprint(self) -> str | None:
+        """What tells one sealing key from another and gives neither away; None without a key."""
+        if not self._keys:
+            return None
+        return hmac.new(self._keys[0].encode(), b"fininfra-db fingerprint", hashlib.sha256).hexdigest()[:16]
 
     def encrypt(self, value: str) -> str:
         """Seal ``value`` with the first key. Raises ``KeyMissing``, ``KeyInvalid``, or ``ValueRefused`` for half a surrogate pair."""

@@ -1,12 +1,12 @@
-"""Help panel "Data": seed, snapshot list and restore, keys generate."""
+"""Help panel "Data": seed, keys generate; the snapshots are in :mod:`fininfra_db.cli.snapshots`."""
 
 from typing import Annotated
 
 import typer
 
-from fininfra_db.cli.options import LOCKING, ConfirmDatabase, Yes, command
+from fininfra_db.cli.options import LOCKING, ConfirmDatabase, command
 from fininfra_db.cli.output import Output
-from fininfra_db.cli.perform import answer, look, perform
+from fininfra_db.cli.perform import answer, perform
 from fininfra_db.results import KeyGenerated
 
 PANEL = "Data"
@@ -24,25 +24,10 @@ def register(app: typer.Typer) -> None:
         """Write example rows. Twice gives the same rows."""
         perform(ctx, lambda database: database.seed(name, confirm_database=confirm_database))
 
+    from fininfra_db.cli import snapshots
     from fininfra_db.cli.app import make_group
 
-    snapshot = make_group("Copies of the database: SQLite is copied before each migration.")
-    app.add_typer(snapshot, name="snapshot", rich_help_panel=PANEL)
-
-    @command(snapshot, "list", panel=PANEL)
-    def list_snapshots(ctx: typer.Context) -> None:
-        """List the snapshots of the database, newest first."""
-        look(ctx, lambda database: database.snapshots())
-
-    @command(snapshot, "restore", panel=PANEL, settings=LOCKING)
-    def restore(
-        ctx: typer.Context,
-        name: Annotated[str, typer.Argument(help="As 'snapshot list' shows it.")],
-        yes: Yes = False,
-        confirm_database: ConfirmDatabase = None,
-    ) -> None:
-        """Bring a snapshot back. What is there now is kept as a snapshot first."""
-        perform(ctx, lambda database: database.restore_snapshot(name, confirm_database=confirm_database), yes=yes)
+    snapshots.register(app)
 
     keys = make_group("Encryption keys of sealed columns.")
     app.add_typer(keys, name="keys", rich_help_panel=PANEL)

@@ -41,10 +41,11 @@ def register(app: typer.Typer) -> None:
         yes: Yes = False,
         confirm_database: ConfirmDatabase = None,
         seed: Annotated[bool, typer.Option("--seed", help="Write the default seed afterwards.")] = False,
+        no_cache: Annotated[bool, typer.Option("--no-cache", help="With --seed: neither take nor keep a copy of the result.")] = False,
     ) -> None:
         """Drop what the project owns and migrate again. Data is lost."""
         wanted = SeedRequest() if seed else None
-        perform(ctx, lambda database: database.reset(seed=wanted, confirm_database=confirm_database), yes=yes)
+        perform(ctx, lambda database: database.reset(seed=wanted, confirm_database=confirm_database, use_cache=not no_cache), yes=yes)
 
     from fininfra_db.cli.app import make_group
 

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from fininfra_db.dialects.server_snapshots import Labelled, ServerSnapshots
 from fininfra_db.dialects.wording import error_number
-from fininfra_db.errors import LockNotObtained, SnapshotFailed
+from fininfra_db.errors import DatabaseInUse, SnapshotFailed
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -143,7 +143,7 @@ def _fill(connection: Connection, source: str) -> None:
 
 
 def _move(connection: Connection, moves: Iterable[tuple[str, str]], timeout: float) -> None:
-    """Move all tables of databases to others, with one statement. Raises ``LockNotObtained`` while somebody uses one of them."""
+    """Move all tables of databases to others, with one statement. Raises ``DatabaseInUse`` while somebody uses one of them."""
     named = [
         f"{_of(connection, source, table)} TO {_of(connection, target, table)}"
         for source, target in moves
@@ -157,7 +157,7 @@ def _move(connection: Connection, moves: Iterable[tuple[str, str]], timeout: flo
     except DBAPIError as error:
         if error_number(error) != _GAVE_UP_WAITING:
             raise
-        raise LockNotObtained(
+        raise DatabaseInUse(
             "A table of the database is in use by an open transaction, and went on being used. Nothing was changed.",
             "Stop what uses it and run the command again, or wait longer with --lock-timeout SECONDS.",
         ) from None

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from fininfra_db.dialects.blockers import in_words
 from fininfra_db.dialects.server_snapshots import Labelled, ServerSnapshots
 from fininfra_db.dialects.wording import sqlstate
-from fininfra_db.errors import LockNotObtained
+from fininfra_db.errors import DatabaseInUse
 from fininfra_db.events import Holder, Waiting
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ _OBJECT_IN_USE: Final = "55006"
 _NOT_ALLOWED: Final = "42501"
 _BETWEEN_LOOKS: Final = 0.005
 _BETWEEN_TRIES: Final = 0.25
-_OWN_END: Final = 2.0
-"""Seconds for a session of this run to be gone after it was closed."""
+_MOMENT: Final = 0.5
+"""Seconds in which a session ends that was closed just now, as those of this run are."""
 _FILE_COPY_FROM: Final = 256 * 1024 * 1024
 """Bytes from which on files are copied: below, writing the copy to the log is quicker than the two checkpoints that copying needs."""
 _HAS_STRATEGY: Final = (15,)
@@ -162,14 +162,14 @@ class PostgresqlSnapshots(ServerSnapshots):
         """Wait until nobody else is connected to a database. Raises ``LockNotObtained`` with who is."""
         now = time.monotonic()
         deadline = now + self.access.timeout if deadline is None else deadline
-        own_end, told = now + _OWN_END, False
+        told = False
         while sessions := await connection.run_sync(_sessions, name):
-            if time.monotonic() < own_end and all(own for _, own in sessions):
+            if time.monotonic() < now + _MOMENT:
                 await asyncio.sleep(_BETWEEN_LOOKS)
                 continue
-            who = "; ".join(words for words, _ in sessions)
+            who = "; ".join(sessions)
             if time.monotonic() >= deadline:
-                raise LockNotObtained(
+                raise DatabaseInUse(
                     f"The database {name!r} is in use, and PostgreSQL copies and renames only what nobody is connected to: {who}. "
                     f"{self.where} is as it was.",
                     "Stop what is connected and run the command again, or wait longer with --lock-timeout SECONDS.",
@@ -180,15 +180,10 @@ class PostgresqlSnapshots(ServerSnapshots):
             await asyncio.sleep(_BETWEEN_TRIES)
 
 
-def _sessions(connection: Connection, name: str) -> list[tuple[str, bool]]:
-    """Who is connected to a database, in words, and whether it is this run: its closed sessions take a moment to end."""
-    from fininfra_db.dialects.sessions import application_name
-
+def _sessions(connection: Connection, name: str) -> list[str]:
+    """Who is connected to a database, in words."""
     rows = connection.execute(text(_SESSIONS), {"name": name})
-    return [
-        (in_words(pid, user, program, state, age, "", query), (program or "").startswith(application_name()))
-        for pid, user, program, state, age, query in rows
-    ]
+    return [in_words(pid, user, program, state, age, "", query) for pid, user, program, state, age, query in rows]
 
 
 @contextmanager

@@ -130,12 +130,12 @@ class ServerSnapshots(SnapshotStore):
                 new = self.partial_name()
                 async with self._dropped_on_failure(held, new):
                     await self.copy(held, kept.snapshot.database, new)
+                    if settle is not None:
+                        await self._settle(new, settle)
                     if facts is None:
                         await self.publish(held, new, self.source, "")
                         return Restored(snapshot=kept.snapshot)
                     await self.dress(held, new)
-                    if settle is not None:
-                        await self._settle(new, settle)
                     name = automatic_name(facts.revision) if keep else None
                     before = self.place_of(name) if name else self.partial_name()
                     await self.swap(held, new, before, write_label(name, self.source, facts) if name else None)

@@ -30,7 +30,7 @@ from fininfra_db.dialects.snapshots import (
     require_found,
     write_label,
 )
-from fininfra_db.errors import LockNotObtained, SnapshotFailed
+from fininfra_db.errors import DatabaseInUse, SnapshotFailed
 from fininfra_db.events import Snapshot
 from fininfra_db.results import Restored
 
@@ -153,7 +153,7 @@ def restore(file: Path, name: str, timeout: float, stop: Event, *, source: Path 
 
     A file that is damaged is moved aside instead, as it is. ``timeout`` is in seconds, for others to let go of the database.
     ``source`` is a copy of the snapshot to take instead. Raises ``SnapshotNotFound``, ``SnapshotFailed`` or
-    ``LockNotObtained``; the database is then as it was.
+    ``DatabaseInUse``; the database is then as it was.
     """
     snapshot = named(file, name)
     source = source or path_of(file, name)
@@ -277,7 +277,7 @@ def _locked(file: Path, timeout: float, stop: Event) -> Iterator[sqlite3.Connect
         deadline = time.monotonic() + timeout
         while not _try_lock(connection):
             if time.monotonic() >= deadline or stop.is_set():
-                raise LockNotObtained(
+                raise DatabaseInUse(
                     f"SQLite database {file} is in use by another program, and went on being used. Nothing was changed.",
                     "Stop the programs that have it open and run the command again.",
                 )
