@@ -114,6 +114,14 @@ class PostgresqlSnapshots(ServerSnapshots):
     def drop(self, connection: Connection, name: str) -> None:
         connection.exec_driver_sql(f"DROP DATABASE IF EXISTS {_quoted(connection, name)}")
 
+    def prepare_to_leave(self, connection: Connection) -> None:
+        """Half a DROP DATABASE leaves a database that is good for nothing."""
+        connection.exec_driver_sql("SET client_connection_check_interval = 0")
+
+    def leave(self, driver_connection: Any) -> None:
+        """``close()`` of asyncpg would wait for the end of the statement."""
+        getattr(driver_connection, "terminate", driver_connection.close)()
+
     def hint(self, error: BaseException) -> str | None:
         if sqlstate(error) == _NOT_ALLOWED:
             return "A copy takes a login that owns the database and may create others: ALTER ROLE name CREATEDB."

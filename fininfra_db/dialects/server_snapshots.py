@@ -3,6 +3,7 @@
 Here is what the servers have in common: the names, the order of the steps, and what is removed when one of them fails.
 """
 
+import asyncio
 import re
 import secrets
 from abc import abstractmethod
@@ -10,7 +11,7 @@ from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from sqlalchemy import URL, Connection
 from sqlalchemy.exc import SQLAlchemyError
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from fininfra_db.dialects.base import Dialect
 
 _DIGEST: Final = 12
+_LONG_ENOUGH: Final = 0.05
+"""Seconds in which a server has received a statement."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,13 @@ class ServerSnapshots(SnapshotStore):
     def drop(self, connection: Connection, name: str) -> None:
         """Drop a copy."""
 
+    def prepare_to_leave(self, connection: Connection) -> None:
+        """Tell a session to go on with its statement when its client has left."""
+
+    def leave(self, driver_connection: Any) -> None:
+        """Close the driver's connection at once, whatever it is doing, without telling the server to stop that."""
+        driver_connection.close()
+
     @abstractmethod
     def hint(self, error: BaseException) -> str | None:
         """What to do about an error of the server; None when nobody knows."""
@@ -115,7 +125,7 @@ class ServerSnapshots(SnapshotStore):
                 if place in await held.run_sync(self.databases):
                     raise exists(name, self.where)
                 partial = self.partial_name()
-                async with self._dropped_on_failure(held, partial):
+                async with self._dropped_on_failure(partial):
                     await self.copy(held, self.source, partial)
                     await self.publish(held, partial, place, write_label(name, self.source, facts))
         return (await self.named(name)).snapshot
@@ -126,9 +136,8 @@ class ServerSnapshots(SnapshotStore):
         name = before = None
         with self._failing(f"The snapshot {kept.snapshot.name} was not restored"):
             async with self._held(check) as (held, facts):
-                await self._sweep(held)
                 new = self.partial_name()
-                async with self._dropped_on_failure(held, new):
+                async with self._dropped_on_failure(new):
                     await self.copy(held, kept.snapshot.database, new)
                     if settle is not None:
                         await self._settle(new, settle)
@@ -140,7 +149,7 @@ class ServerSnapshots(SnapshotStore):
                     before = self.place_of(name) if name else self.partial_name()
                     await self.swap(held, new, before, write_label(name, self.source, facts) if name else None)
         if name is None:
-            await self._drop_gently(before)
+            await self.discard(before)
             return Restored(snapshot=kept.snapshot)
         return Restored(snapshot=kept.snapshot, kept=(await self.named(name)).snapshot)
 
@@ -191,18 +200,27 @@ class ServerSnapshots(SnapshotStore):
         return self.access.open(self.dialect.maintenance_database or "")
 
     @asynccontextmanager
-    async def _dropped_on_failure(self, held: "AsyncConnection", partial: str) -> AsyncIterator[None]:
+    async def _dropped_on_failure(self, partial: str) -> AsyncIterator[None]:
         try:
             yield
         except BaseException:  # an interruption too: what was begun is not left behind, if the server still listens
-            await self._drop_gently(partial)
+            await self.discard(partial)
             raise
 
-    async def _drop_gently(self, name: str) -> None:
-        """Drop a copy if it is there; what cannot be dropped now is dropped by the next run."""
-        with suppress(Exception):  # whatever keeps it from that, the run has another end to come to
+    async def discard(self, name: str) -> None:
+        """Have the server drop a copy, without waiting for the end of it: the disk may take a second.
+
+        A server goes on with what it has begun when its client leaves. What it could not drop is dropped by a later run.
+        """
+        with suppress(Exception):  # whatever keeps it from that, this run has another end to come to
             async with self._server() as connection:
-                await connection.run_sync(self.drop, name)
+                await connection.run_sync(self.prepare_to_leave)
+                driver_connection = (await connection.get_raw_connection()).driver_connection
+                dropping = asyncio.create_task(connection.run_sync(self.drop, name))
+                await asyncio.wait({dropping}, timeout=_LONG_ENOUGH)
+                if not dropping.done():
+                    self.leave(driver_connection)
+                await dropping
 
     async def _sweep(self, held: "AsyncConnection") -> None:
         """Drop what killed runs have left: whoever made it held the lock that is held now."""
