@@ -105,7 +105,16 @@ class Dropped:
         return " and ".join(part for part in (", ".join(self.tables), types) if part) or "nothing"
 
 
-Event = Step | Waiting | Retrying | BlastRadius | Dropped
+@dataclass(frozen=True)
+class Progress:
+    """Told to an observer while many rows are worked on: ``done`` of about ``total``, for the work that ``task`` names."""
+
+    task: str
+    done: int
+    total: int
+
+
+Event = Step | Waiting | Retrying | BlastRadius | Dropped | Progress
 """What an observer of a run is told while it goes on."""
 
 Observer = Callable[[Event], None]

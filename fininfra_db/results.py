@@ -7,6 +7,7 @@ the command line ends with exit code 3 when there is one.
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from fininfra_db.events import BlastRadius, Holder, Snapshot, Step
 
@@ -189,12 +190,30 @@ class RevisionState:
     applied: Applied | None = None
 
 
+@dataclass(frozen=True)
+class SeedRecord:
+    """One seed that was written: with which ``arguments``, how many ``rows`` of each table (None: nobody counted), when and by whom."""
+
+    name: str
+    arguments: dict[str, Any]
+    rows: dict[str, int] | None
+    written: datetime
+    login: str | None = None
+    host: str | None = None
+    tool_version: str | None = None
+
+    @property
+    def by(self) -> str:
+        """Who wrote it, as ``login@host``."""
+        return f"{self.login or '?'}@{self.host or '?'}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Status(Result):
     """A database before a deployment. ``size`` is in bytes; None when the server does not tell. ``environment`` is its marker.
 
     ``versions`` are the rows of the version table. ``applied`` counts the edited ones in. ``unfinished`` are runs that ended
-    in the middle, ``holder`` is who holds the migration lock now.
+    in the middle, ``holder`` is who holds the migration lock now, ``seeds`` are those that were written.
     """
 
     database: str
@@ -210,6 +229,7 @@ class Status(Result):
     revisions: tuple[RevisionState, ...] = ()
     unfinished: tuple[Entry, ...] = ()
     holder: Holder | None = None
+    seeds: tuple[SeedRecord, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -323,3 +343,12 @@ class KeyGenerated(Result):
     """A new encryption key, ready for ``FININFRA_DB_KEYS``."""
 
     key: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upserted(Result):
+    """What became of the rows of a bulk upsert. Each is counted once, as if they had come one after the other."""
+
+    inserted: int
+    updated: int
+    unchanged: int

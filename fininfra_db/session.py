@@ -1,15 +1,17 @@
 """Sessions: what an application uses, through ``get_async_session()``."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
-from sqlalchemy.orm import ORMExecuteState, Session, with_loader_criteria
+from sqlalchemy.orm import DeclarativeBase, ORMExecuteState, Session, with_loader_criteria
 
 from fininfra_db.connections import make_engine
+from fininfra_db.dialects import dialect_of
 from fininfra_db.settings import Settings, process_settings
 
 _engines: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Settings, AsyncGenerator[AsyncEngine]]] = WeakKeyDictionary()
@@ -75,3 +77,10 @@ def _peek(holder: AsyncGenerator[AsyncEngine]) -> AsyncEngine:
         engine: AsyncEngine = stop.value
         return engine
     raise AssertionError("the holder of an engine never waits")
+
+
+async def bulk_insert(session: AsyncSession, model: type[DeclarativeBase], rows: Iterable[Mapping[str, Any]]) -> int:
+    """Insert ``rows`` within the session's transaction; how many there were."""
+    await session.flush()
+    connection = await session.connection(bind_arguments={"mapper": model})
+    return await connection.run_sync(lambda sync: dialect_of(sync.dialect.name).bulk_insert(sync, model.__table__, rows))

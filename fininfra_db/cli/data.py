@@ -1,13 +1,18 @@
 """Help panel "Data": seed, keys generate; the snapshots are in :mod:`fininfra_db.cli.snapshots`."""
 
-from typing import Annotated
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from fininfra_db.cli import seeding
 from fininfra_db.cli.options import LOCKING, ConfirmDatabase, command
 from fininfra_db.cli.output import Output
 from fininfra_db.cli.perform import answer, perform
-from fininfra_db.results import KeyGenerated
+from fininfra_db.results import KeyGenerated, Seeded
+
+if TYPE_CHECKING:
+    from fininfra_db.database import Database
 
 PANEL = "Data"
 
@@ -18,11 +23,23 @@ def register(app: typer.Typer) -> None:
     @command(app, "seed", panel=PANEL, settings=LOCKING)
     def seed(
         ctx: typer.Context,
-        name: Annotated[str | None, typer.Argument(help="household, or module:callable of your own.")] = None,
+        name: seeding.Name = None,
+        users: seeding.Users = None,
+        months: seeding.Months = None,
+        accounts: seeding.Accounts = None,
+        per_account: seeding.PerAccount = None,
+        as_of: seeding.AsOf = None,
+        random_seed: seeding.RandomSeed = 0,
+        replace: seeding.Replace = False,
         confirm_database: ConfirmDatabase = None,
     ) -> None:
         """Write example rows. Twice gives the same rows."""
-        perform(ctx, lambda database: database.seed(name, confirm_database=confirm_database))
+
+        def work(database: "Database") -> Coroutine[Any, Any, Seeded]:
+            request = seeding.request_of(name, users, months, accounts, per_account, as_of, random_seed, replace=replace)
+            return database.seed(request, confirm_database=confirm_database)
+
+        perform(ctx, work)
 
     from fininfra_db.cli import snapshots
     from fininfra_db.cli.app import make_group

@@ -4,6 +4,7 @@ import functools
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
@@ -85,25 +86,32 @@ def shared_options() -> frozenset[str]:
 
 
 def _seconds(text: str) -> float:
-    """The only numbers that this program takes. Raises ``ValueError``."""
-    seconds = float(text)
-    if not 0 <= seconds < math.inf:
-        raise ValueError
-    return seconds
+    """A number with a fraction is one of seconds. Raises ``ValueError``."""
+    with suppress(ValueError):
+        if 0 <= (seconds := float(text)) < math.inf:
+            return seconds
+    raise ValueError(f"{text!r} is not a number of seconds.")
+
+
+def _whole(text: str | int) -> int:
+    """A number without one counts something; a default is one already. Raises ``ValueError``."""
+    if isinstance(text, str) and not re.fullmatch(r"[0-9]{1,18}", text):
+        raise ValueError(f"{text!r} is not a whole number.")
+    return int(text)
 
 
 class _AsWritten:
     """How Typer is kept from checking a value: it would use Pydantic, whose import takes a fifth of a short command's time."""
 
-    converters: Final[dict[Any, Callable[[Any], Any]]] = {str: str, Path: Path, list[str]: tuple, float: _seconds}
+    converters: Final[dict[Any, Callable[[Any], Any]]] = {str: str, Path: Path, list[str]: tuple, float: _seconds, int: _whole}
 
     def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
         if value is None:
             return () if param.multiple or param.nargs == -1 else None
         try:
             return self.converters[param.type_descriptor.annotation](value)
-        except ValueError:
-            raise typer.BadParameter(f"{value!r} is not a number of seconds.", ctx=ctx, param=param) from None
+        except ValueError as error:
+            raise typer.BadParameter(str(error), ctx=ctx, param=param) from None
 
 
 def as_written(parameters: list[Any]) -> list[Any]:

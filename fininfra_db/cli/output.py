@@ -8,15 +8,18 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from fininfra_db.cli.options import Invocation
 from fininfra_db.cli.views import View, view
 from fininfra_db.errors import FininfraDbError
-from fininfra_db.events import BlastRadius, Dropped, Event, Retrying, Step, Waiting
+from fininfra_db.events import BlastRadius, Dropped, Event, Progress, Retrying, Step, Waiting
 from fininfra_db.redaction import redact, secrets_of_url
 from fininfra_db.results import Finding, Result
 from fininfra_db.settings import Settings, secrets_of
+
+if TYPE_CHECKING:
+    from fininfra_db.cli.progress import Bar
 
 _SAID: Final = ("message", "hint", "warnings", "reason", "statement_sql")
 """The fields of results and errors that hold words; the others hold names and figures."""
@@ -33,6 +36,7 @@ class Output:
         self.settings: Settings | None = None
         self.database: Described = None
         self._staked: BlastRadius | None = None
+        self._bar: Bar | None = None
 
     def target(self) -> None:
         """Say which database this is about, and who said so."""
@@ -61,6 +65,23 @@ class Output:
                     self.note(f"This database holds {event}.")
             case Dropped():
                 self._err(f"Dropped before this ended: {event}.", style="yellow")
+            case Progress():
+                self._progress(event)
+
+    def _progress(self, event: Progress) -> None:
+        """A bar, for a person who watches."""
+        if self._bar is None and is_fancy(sys.stderr) and not (self.invocation.quiet or self.invocation.json):
+            from fininfra_db.cli.progress import Bar
+
+            self._bar = Bar()
+        if self._bar is not None:
+            self._bar.show(event)
+
+    def _end_progress(self) -> None:
+        """Take the bar away before anything else is printed."""
+        if self._bar is not None:
+            self._bar.end()
+            self._bar = None
 
     def stake(self, radius: BlastRadius) -> None:
         """What is at stake, for a person who is asked about it: shown with ``--quiet`` too, and once."""
@@ -70,6 +91,7 @@ class Output:
 
     def result(self, result: Result) -> None:
         """The answer of a command that did what it was asked for."""
+        self._end_progress()
         if self.invocation.json:
             print(self._document(not result.findings, result, result.findings[0] if result.findings else None))
             return
@@ -124,6 +146,7 @@ class Output:
         return self.redact(value) if name in _SAID and isinstance(value, str) else value
 
     def _err(self, text: str, style: str = "") -> None:
+        self._end_progress()
         text = self.redact(text)
         if not (style and is_fancy(sys.stderr)):
             print(text, file=sys.stderr)

@@ -1,12 +1,17 @@
 """Help panel "Set up": init, setup-and-migrate, create-tables, reset, environment set and show."""
 
-from typing import Annotated
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fininfra_db.cli import seeding
 from fininfra_db.cli.options import MIGRATING, ConfirmDatabase, Yes, command
 from fininfra_db.cli.perform import look, perform
-from fininfra_db.data.request import SeedRequest
+from fininfra_db.results import Reset
+
+if TYPE_CHECKING:
+    from fininfra_db.database import Database
 
 PANEL = "Set up"
 
@@ -40,12 +45,24 @@ def register(app: typer.Typer) -> None:
         ctx: typer.Context,
         yes: Yes = False,
         confirm_database: ConfirmDatabase = None,
-        seed: Annotated[bool, typer.Option("--seed", help="Write the default seed afterwards.")] = False,
+        seed: Annotated[bool, typer.Option("--seed", help="Write SEED afterwards.")] = False,
+        name: seeding.Name = None,
+        users: seeding.Users = None,
+        months: seeding.Months = None,
+        accounts: seeding.Accounts = None,
+        per_account: seeding.PerAccount = None,
+        as_of: seeding.AsOf = None,
+        random_seed: seeding.RandomSeed = 0,
         no_cache: Annotated[bool, typer.Option("--no-cache", help="With --seed: neither take nor keep a copy of the result.")] = False,
     ) -> None:
         """Drop what the project owns and migrate again. Data is lost."""
-        wanted = SeedRequest() if seed else None
-        perform(ctx, lambda database: database.reset(seed=wanted, confirm_database=confirm_database, use_cache=not no_cache), yes=yes)
+
+        def work(database: "Database") -> Coroutine[Any, Any, Reset]:
+            request = seeding.request_of(name, users, months, accounts, per_account, as_of, random_seed)
+            wanted = seeding.if_wanted(seed, request)
+            return database.reset(seed=wanted, confirm_database=confirm_database, use_cache=not no_cache)
+
+        perform(ctx, work, yes=yes)
 
     from fininfra_db.cli.app import make_group
 

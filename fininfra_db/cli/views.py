@@ -24,6 +24,7 @@ from fininfra_db.results import (
     Revisions,
     Script,
     Seeded,
+    SeedRecord,
     SetUp,
     Shown,
     SnapshotDeleted,
@@ -153,6 +154,7 @@ def _status(result: Status, *, all_of_it: bool) -> View:
         f"{result.database}: {result.server}{'' if result.size is None else f', {_bytes(result.size)}'}",
         *((f"environment: {result.environment}",) if result.environment else ()),
         *((f"locked by {result.holder}",) if result.holder else ()),
+        *map(_written_seed, result.seeds),
         f"revisions: {counts}",
     )
     old = [each for each in result.revisions if each.state == "applied"][:-_APPLIED_SHOWN]
@@ -162,6 +164,12 @@ def _status(result: Status, *, all_of_it: bool) -> View:
     lines = tuple(" ".join(cell for cell in row if cell) for row in rows)
     columns = ("revision", "state", "applied", "by", "took", "message")
     return View((*head, *lines, *filter(None, [summary])), Grid(columns, rows, summary, head) if rows else None, is_answer=True)
+
+
+def _written_seed(seed: SeedRecord) -> str:
+    words = [seed.name, *(f"--{name.replace('_', '-')} {value}" for name, value in seed.arguments.items())]
+    rows = "" if seed.rows is None else f", {sum(seed.rows.values()):,} rows"
+    return f"seed: {' '.join(words)}{rows}, {seed.written:%Y-%m-%d %H:%M:%S} UTC by {seed.by}"
 
 
 def _applied(applied: Applied) -> tuple[str, str, str]:
@@ -192,11 +200,15 @@ def _(result: SetUp) -> View:
 
 @_view.register
 def _(result: Seeded) -> View:
-    total = sum(result.rows.values())
-    what = f"{result.inserted} new of {total} rows" if result.rows else "done"
     rows = tuple((table, str(count)) for table, count in result.rows.items())
-    summary = f"Seed {result.seed}: {what}."
-    return View((*(" ".join(row) for row in rows), summary), Grid(("table", "rows"), rows, summary) if rows else None)
+    summary = tuple(_seeded(part) for part in result.parts or (result,))
+    return View((*(" ".join(row) for row in rows), *summary), Grid(("table", "rows"), rows, "\n".join(summary)) if rows else None)
+
+
+def _seeded(result: Seeded) -> str:
+    removed = f"{result.removed} removed, " if result.removed else ""
+    what = f"{removed}{result.inserted} new of {sum(result.rows.values())} rows" if result.rows else "done"
+    return f"Seed {result.seed}: {what}."
 
 
 @_view.register

@@ -122,7 +122,7 @@ class ResetCache:
             facts = label(connection)
             if facts.versions != tuple(sorted(made.after)):
                 raise _Unusable("somebody else has migrated the database since")
-            return Facts(facts.versions, seeded.seed, facts.server, {**facts.notes, _INVENTORY: store.inventory(connection)})
+            return Facts(facts.versions, facts.seed, facts.server, {**facts.notes, _INVENTORY: store.inventory(connection)})
 
         try:
             for kept in await store.kept():

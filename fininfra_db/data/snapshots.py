@@ -15,6 +15,7 @@ from fininfra_db.migrate.config import Project, alembic_options, find_project
 from fininfra_db.migrate.marker import NAME as ENVIRONMENT
 from fininfra_db.migrate.marker import read_marker, refuse_if_remarked
 from fininfra_db.migrate.meta import write_meta
+from fininfra_db.migrate.seeds import read_seeds
 from fininfra_db.migrate.state import VERSION_TABLE, read_state
 from fininfra_db.results import Restored, SnapshotDeleted, Snapshots, SnapshotSaved
 from fininfra_db.settings import Settings
@@ -126,4 +127,4 @@ def _versions(connection: Connection, version_table: str) -> tuple[str, ...]:
 
 def _seeds(connection: Connection) -> str | None:
     """The names of the seeds in the database; None where none is noted."""
-    return None
+    return ", ".join(dict.fromkeys(seed.name for seed in read_seeds(connection))) or None

@@ -3,10 +3,10 @@
 Code that talks to the database is written once, on a synchronous ``Connection``, and lifted with ``run_sync``.
 """
 
-import itertools
 import math
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -222,11 +222,12 @@ class Dialect(Trouble, Place):
         connection.execute(insert(table), [dict(row) for row in rows])
 
     def bulk_insert(self, connection: Connection, table: Table, rows: Iterable[Mapping[str, Any]]) -> int:
-        """Insert ``rows``, all with the same keys, in the transaction of ``connection``; how many there were."""
-        count, waiting = 0, iter(rows)
-        while chunk := [dict(row) for row in itertools.islice(waiting, 1000)]:
-            connection.execute(insert(table), chunk)
-            count += len(chunk)
+        """Insert ``rows``, all with the same keys, in the quickest way that this database has; how many there were."""
+        source, count = iter(rows), 0
+        with connection.begin_nested():
+            while chunk := [dict(row) for row in islice(source, 1000)]:
+                connection.execute(insert(table), chunk)
+                count += len(chunk)
         return count
 
     def guarded(self, connection: Connection, stated: Stated) -> AbstractContextManager[None]:

@@ -224,7 +224,7 @@ def _new_entry(revision: str, direction: str, checksum: str, version_table: str)
         started=datetime.now(UTC),
         checksum=checksum,
         version_table=version_table,
-        login=_login(),
+        login=login_name(),
         host=socket.gethostname(),
         pid=os.getpid(),
         tool_version=__version__,
@@ -232,7 +232,7 @@ def _new_entry(revision: str, direction: str, checksum: str, version_table: str)
 
 
 @functools.cache
-def _login() -> str | None:
+def login_name() -> str | None:
     """The person or service account that runs this; None in a container whose user has no name."""
     try:
         return getpass.getuser()

@@ -14,8 +14,9 @@ from fininfra_db.migrate.history import History
 from fininfra_db.migrate.journal import DONE, RUNNING, SETTLED, checksum_of, read_entries
 from fininfra_db.migrate.looking import find_heads, find_pending, find_unknown
 from fininfra_db.migrate.marker import read_marker
+from fininfra_db.migrate.seeds import read_seeds
 from fininfra_db.migrate.state import read_state
-from fininfra_db.results import Applied, Entry, Finding, Revisions, RevisionState, Status
+from fininfra_db.results import Applied, Entry, Finding, Revisions, RevisionState, SeedRecord, Status
 
 APPLIED = "applied"
 PENDING = "pending"
@@ -33,6 +34,7 @@ class _Seen:
     environment: str | None
     entries: tuple[Entry, ...]
     holder: Holder | None
+    seeds: tuple[SeedRecord, ...]
 
 
 async def status(project: Project) -> Status:
@@ -58,6 +60,7 @@ async def status(project: Project) -> Status:
         revisions=revisions,
         unfinished=unfinished,
         holder=seen.holder,
+        seeds=seen.seeds,
         findings=(
             *find_unknown(history, versions),
             *_find_unfinished(unfinished),
@@ -75,6 +78,7 @@ def _look(connection: Connection, dialect: Dialect, version_table: str) -> _Seen
         environment=read_marker(connection),
         entries=read_entries(connection, version_table),
         holder=dialect.lock_holder(connection),
+        seeds=read_seeds(connection),
     )
 
 

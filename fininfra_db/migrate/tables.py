@@ -19,6 +19,7 @@ from fininfra_db.migrate.environment import load_scripts
 from fininfra_db.migrate.journal import settle_all
 from fininfra_db.migrate.marker import refuse_if_remarked
 from fininfra_db.migrate.plugin import PREFIX
+from fininfra_db.migrate.seeds import forget
 from fininfra_db.migrate.state import State, read_state, refuse_unknown
 from fininfra_db.results import TablesCreated
 from fininfra_db.settings import Settings
@@ -130,6 +131,7 @@ class _Dropping:
         if (present or is_versioned) and self.keeps_snapshot:
             self.snapshot = self.dialect.before_migration(connection, self.before.versions)
         settle_all(connection, self.before.version_table)
+        forget(connection)
         if not self.dialect.features.transactional_ddl:
             connection.commit()  # before the first DROP, which is final
         found = MetaData()
