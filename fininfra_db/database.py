@@ -251,12 +251,10 @@ class Database:
         """
         from fininfra_db.data.request import as_request
         from fininfra_db.migrate.guard import RESET
-        from fininfra_db.migrate.lookup import find_revisions
 
         wanted = None if seed is None else as_request(seed)
         radius = await self._require(RESET, confirm_database)
         initialized = await self.init()
-        find_revisions(self._project().history(), "head")  # where to go afterwards must be clear before anything is dropped
         if wanted is None or not use_cache:
             return await self._rebuild(wanted, radius, initialized)
         from fininfra_db.data.cache import ResetCache
@@ -271,8 +269,10 @@ class Database:
     ) -> Reset:
         """The reset itself, from nothing. What it made is handed to ``cache``."""
         from fininfra_db.data.loader import require_seeds, write_seeds
+        from fininfra_db.migrate.lookup import find_revisions
         from fininfra_db.migrate.tables import drop_owned_tables, naming
 
+        find_revisions(self._project().history(), "head")  # where to go afterwards must be clear before anything is dropped
         if wanted:
             require_seeds(self.settings, wanted)
         dropped = await drop_owned_tables(self._project(), self._observer, radius)

@@ -8,13 +8,14 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mappi
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from sqlalchemy import URL, Connection, Engine, Table, create_mock_engine, event, insert
 from sqlalchemy import Dialect as SqlalchemyDialect
 from sqlalchemy.types import SchemaType
 
 from fininfra_db.dialects.features import Features as Features
+from fininfra_db.dialects.lifted import Lifted
 from fininfra_db.dialects.locks import HeldLock, hold
 from fininfra_db.dialects.online import OnlineDdl
 from fininfra_db.dialects.place import Place
@@ -31,9 +32,6 @@ from fininfra_db.errors import (
 from fininfra_db.events import Holder, Observer, Snapshot
 from fininfra_db.settings import LOCK_TIMEOUT
 
-if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncConnection
-
 CONNECT_TIMEOUT = 10.0
 """Seconds to wait for a server that does not answer, unless the URL says ``connect_timeout``."""
 
@@ -43,7 +41,7 @@ Purpose = Literal["application", "reading", "seeding", "migration", "maintenance
 Stated = Callable[[], Collection[str]]
 """Asked at the end of a run: the tables that its revisions say they delete rows from."""
 
-ConnectionOpener = Callable[[], AbstractAsyncContextManager["AsyncConnection"]]
+ConnectionOpener = Callable[[], AbstractAsyncContextManager[Lifted]]
 
 
 class Dialect(Trouble, Place):
@@ -191,7 +189,7 @@ class Dialect(Trouble, Place):
         async with hold(self, connect, url, timeout, observer) as lock:
             yield lock
 
-    async def refuse_unsafe_lock(self, connection: "AsyncConnection", connect: ConnectionOpener) -> None:
+    async def refuse_unsafe_lock(self, connection: Lifted, connect: ConnectionOpener) -> None:
         """Raise ``LockUnsafe`` where a lock of this session would hold nobody off."""
 
     def try_lock(self, connection: Connection) -> bool:

@@ -9,7 +9,7 @@ from datetime import UTC
 from functools import partial
 from hashlib import sha256
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.exc import DBAPIError
@@ -18,6 +18,7 @@ from sqlalchemy.util import await_only, greenlet_spawn
 
 from fininfra_db.dialects.base import ConnectionOpener, Dialect, Features, Purpose
 from fininfra_db.dialects.blockers import in_words
+from fininfra_db.dialects.lifted import Lifted
 from fininfra_db.dialects.mysql_snapshots import MysqlSnapshots
 from fininfra_db.dialects.sessions import SessionOptions
 from fininfra_db.dialects.snapshots import Access, SnapshotStore
@@ -25,9 +26,6 @@ from fininfra_db.dialects.tls import tls_of
 from fininfra_db.dialects.wording import error_number
 from fininfra_db.errors import DatabaseUnreachable, LockUnsafe
 from fininfra_db.events import Holder
-
-if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncConnection
 
 _UNKNOWN_DATABASE: Final = 1049
 _PASSING: Final = (1040, 1203, 1053, 2006, 2013)
@@ -148,12 +146,14 @@ class MysqlDialect(Dialect):
             return ()
         return tuple(in_words(pid, who, "", state, age, "", query) for pid, who, state, age, query in rows)
 
-    async def refuse_unsafe_lock(self, connection: "AsyncConnection", connect: ConnectionOpener) -> None:
+    async def refuse_unsafe_lock(self, connection: Lifted, connect: ConnectionOpener) -> None:
         """A lock of GET_LOCK is one node's own: a Galera cluster keeps no such locks (MariaDB's "Known Limitations")."""
-        row = (await connection.execute(text("SHOW GLOBAL VARIABLES LIKE 'wsrep_on'"))).first()
+        row, url = await connection.run_sync(
+            lambda sync: (sync.execute(text("SHOW GLOBAL VARIABLES LIKE 'wsrep_on'")).first(), sync.engine.url)
+        )
         if row is not None and str(row[1]).upper() in ("ON", "1"):
             raise LockUnsafe(
-                f"{self.describe(connection.engine.url)} is a node of a Galera cluster: a lock taken on it holds nobody off on the others. "
+                f"{self.describe(url)} is a node of a Galera cluster: a lock taken on it holds nobody off on the others. "
                 "No revision was run.",
                 "If one migration at a time is sure without a lock, write lock = off under [fininfra_db] in alembic.ini.",
             )

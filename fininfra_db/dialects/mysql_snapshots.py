@@ -5,17 +5,15 @@ moved between databases by one RENAME TABLE, which the server does as a whole or
 """
 
 from collections.abc import Collection, Iterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
+from fininfra_db.dialects.lifted import Lifted
 from fininfra_db.dialects.server_snapshots import Labelled, ServerSnapshots
 from fininfra_db.dialects.wording import error_number
 from fininfra_db.errors import DatabaseInUse, SnapshotFailed
-
-if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncConnection
 
 _LABEL: Final = "fininfra_snapshot"
 """The table that a copy has beside its own, and the name of the one column in it."""
@@ -74,12 +72,12 @@ class MysqlSnapshots(ServerSnapshots):
         others = connection.scalars(text(_OTHERS), name).all()
         return tuple(sorted([f"table {table}" for table in _tables(connection, self.source)] + [str(other) for other in others]))
 
-    async def copy(self, held: "AsyncConnection", source: str, target: str) -> None:
+    async def copy(self, held: Lifted, source: str, target: str) -> None:
         await held.run_sync(self._create, source, target)
         async with self.access.open(target) as connection:
             await connection.run_sync(_fill, source)
 
-    async def publish(self, held: "AsyncConnection", partial: str, place: str, label: str) -> None:
+    async def publish(self, held: Lifted, partial: str, place: str, label: str) -> None:
         def work(connection: Connection) -> None:
             if label:
                 _write_label(connection, partial, label)
@@ -89,10 +87,10 @@ class MysqlSnapshots(ServerSnapshots):
 
         await held.run_sync(work)
 
-    async def dress(self, held: "AsyncConnection", copy: str) -> None:
+    async def dress(self, held: Lifted, copy: str) -> None:
         """Nothing: the database stays, and with it what belongs to it. Only its tables are changed for others."""
 
-    async def swap(self, held: "AsyncConnection", new: str, old: str, label: str | None) -> None:
+    async def swap(self, held: Lifted, new: str, old: str, label: str | None) -> None:
         def work(connection: Connection) -> None:
             _refuse_others(connection, self.source)
             self._create(connection, self.source, old)
@@ -107,6 +105,8 @@ class MysqlSnapshots(ServerSnapshots):
             self.drop(connection, new)
 
         await held.run_sync(work)
+        if label is None:
+            await self.discard(old)
 
     def drop(self, connection: Connection, name: str) -> None:
         connection.exec_driver_sql(f"DROP DATABASE IF EXISTS {_quoted(connection, name)}")

@@ -4,19 +4,17 @@ import asyncio
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from fininfra_db.dialects.blockers import in_words
+from fininfra_db.dialects.lifted import Lifted
 from fininfra_db.dialects.server_snapshots import Labelled, ServerSnapshots
 from fininfra_db.dialects.wording import sqlstate
 from fininfra_db.errors import DatabaseInUse
 from fininfra_db.events import Holder, Waiting
-
-if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncConnection
 
 _OBJECT_IN_USE: Final = "55006"
 _NOT_ALLOWED: Final = "42501"
@@ -83,20 +81,20 @@ class PostgresqlSnapshots(ServerSnapshots):
     def inventory(self, connection: Connection) -> tuple[str, ...]:
         return tuple(connection.scalars(text(_INVENTORY.replace("::", "\\:\\:"))))
 
-    async def copy(self, held: "AsyncConnection", source: str, target: str) -> None:
+    async def copy(self, held: Lifted, source: str, target: str) -> None:
         for name in {source, self.source}:
             await self._wait_for_nobody(held, name)
         await held.run_sync(self._create, source, target)
 
-    async def publish(self, held: "AsyncConnection", partial: str, place: str, label: str) -> None:
+    async def publish(self, held: Lifted, partial: str, place: str, label: str) -> None:
         if label:
             await held.run_sync(_comment, partial, label)
         await held.run_sync(_rename, partial, place)
 
-    async def dress(self, held: "AsyncConnection", copy: str) -> None:
+    async def dress(self, held: Lifted, copy: str) -> None:
         await held.run_sync(self._dress, copy)
 
-    async def swap(self, held: "AsyncConnection", new: str, old: str, label: str | None) -> None:
+    async def swap(self, held: Lifted, new: str, old: str, label: str | None) -> None:
         """Nobody may be on a database that is renamed, the holder of its lock neither."""
         await held.close()
         deadline = time.monotonic() + self.access.timeout
@@ -106,10 +104,12 @@ class PostgresqlSnapshots(ServerSnapshots):
                 await self._wait_for_nobody(connection, new)
                 try:
                     await connection.run_sync(self._swap, new, old, label)
-                    return
+                    break
                 except DBAPIError as error:  # somebody came since
                     if sqlstate(error) != _OBJECT_IN_USE or time.monotonic() >= deadline:
                         raise
+            if label is None:
+                await self._drop_unwatched(connection, old)
 
     def drop(self, connection: Connection, name: str) -> None:
         connection.exec_driver_sql(f"DROP DATABASE IF EXISTS {_quoted(connection, name)}")
@@ -166,7 +166,7 @@ class PostgresqlSnapshots(ServerSnapshots):
             if label is not None:
                 _comment(connection, old, label)
 
-    async def _wait_for_nobody(self, connection: "AsyncConnection", name: str, deadline: float | None = None) -> None:
+    async def _wait_for_nobody(self, connection: Lifted, name: str, deadline: float | None = None) -> None:
         """Wait until nobody else is connected to a database. Raises ``LockNotObtained`` with who is."""
         now = time.monotonic()
         deadline = now + self.access.timeout if deadline is None else deadline

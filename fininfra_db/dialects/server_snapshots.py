@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from sqlalchemy import URL, Connection
 from sqlalchemy.exc import SQLAlchemyError
 
+from fininfra_db.dialects.lifted import Lifted
 from fininfra_db.dialects.snapshots import (
     Access,
     Check,
@@ -36,12 +37,10 @@ from fininfra_db.events import Snapshot
 from fininfra_db.results import Restored
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncConnection
-
     from fininfra_db.dialects.base import Dialect
 
 _DIGEST: Final = 12
-_LONG_ENOUGH: Final = 0.05
+_LONG_ENOUGH: Final = 0.02
 """Seconds in which a server has received a statement."""
 
 
@@ -78,20 +77,23 @@ class ServerSnapshots(SnapshotStore):
         """The names of the databases of the server, but those without anything in them that a killed run may have left."""
 
     @abstractmethod
-    async def copy(self, held: "AsyncConnection", source: str, target: str) -> None:
+    async def copy(self, held: Lifted, source: str, target: str) -> None:
         """Make the new database ``target`` a copy of ``source``. Raises ``LockNotObtained`` where somebody keeps it from that."""
 
     @abstractmethod
-    async def publish(self, held: "AsyncConnection", partial: str, place: str, label: str) -> None:
+    async def publish(self, held: Lifted, partial: str, place: str, label: str) -> None:
         """Give a complete copy its name and its label, in one step."""
 
     @abstractmethod
-    async def dress(self, held: "AsyncConnection", copy: str) -> None:
+    async def dress(self, held: Lifted, copy: str) -> None:
         """Give a copy that will take the place of the database what belongs to the place: owner, rights, settings."""
 
     @abstractmethod
-    async def swap(self, held: "AsyncConnection", new: str, old: str, label: str | None) -> None:
-        """Put ``new`` in the place of the database, which becomes ``old``, with this label; in one step. It may close ``held``."""
+    async def swap(self, held: Lifted, new: str, old: str, label: str | None) -> None:
+        """Put ``new`` in the place of the database, which becomes ``old``, with this label; in one step. It may close ``held``.
+
+        Without a label nobody wants what was there, and it is dropped.
+        """
 
     @abstractmethod
     def drop(self, connection: Connection, name: str) -> None:
@@ -133,9 +135,11 @@ class ServerSnapshots(SnapshotStore):
     async def restore(self, kept: Kept, check: Check, *, settle: Settle | None = None, keep: bool = True) -> Restored:
         """What is written between the end of the lock and the swap is in the snapshot that is kept."""
         assert kept.snapshot.database is not None
-        name = before = None
+        name = None
         with self._failing(f"The snapshot {kept.snapshot.name} was not restored"):
             async with self._held(check) as (held, facts):
+                if keep:
+                    await self._sweep(held)
                 new = self.partial_name()
                 async with self._dropped_on_failure(new):
                     await self.copy(held, kept.snapshot.database, new)
@@ -149,7 +153,6 @@ class ServerSnapshots(SnapshotStore):
                     before = self.place_of(name) if name else self.partial_name()
                     await self.swap(held, new, before, write_label(name, self.source, facts) if name else None)
         if name is None:
-            await self.discard(before)
             return Restored(snapshot=kept.snapshot)
         return Restored(snapshot=kept.snapshot, kept=(await self.named(name)).snapshot)
 
@@ -176,7 +179,7 @@ class ServerSnapshots(SnapshotStore):
         return self.source.encode()[: self.longest - len(end)].decode(errors="ignore") + end
 
     @asynccontextmanager
-    async def _held(self, check: Check) -> AsyncIterator[tuple["AsyncConnection", Facts | None]]:
+    async def _held(self, check: Check) -> AsyncIterator[tuple[Lifted, Facts | None]]:
         """The connection that holds the migration lock, and what ``check`` returned; another one and None where no database is."""
         async with AsyncExitStack() as stack:
             try:
@@ -187,7 +190,7 @@ class ServerSnapshots(SnapshotStore):
             yield held, await held.run_sync(check)
 
     @asynccontextmanager
-    async def _anywhere(self) -> AsyncIterator["AsyncConnection"]:
+    async def _anywhere(self) -> AsyncIterator[Lifted]:
         """A connection to the server, through the database if it is there."""
         async with AsyncExitStack() as stack:
             try:
@@ -196,7 +199,7 @@ class ServerSnapshots(SnapshotStore):
                 connection = await stack.enter_async_context(self._server())
             yield connection
 
-    def _server(self) -> AbstractAsyncContextManager["AsyncConnection"]:
+    def _server(self) -> AbstractAsyncContextManager[Lifted]:
         return self.access.open(self.dialect.maintenance_database or "")
 
     @asynccontextmanager
@@ -214,15 +217,20 @@ class ServerSnapshots(SnapshotStore):
         """
         with suppress(Exception):  # whatever keeps it from that, this run has another end to come to
             async with self._server() as connection:
-                await connection.run_sync(self.prepare_to_leave)
-                driver_connection = (await connection.get_raw_connection()).driver_connection
-                dropping = asyncio.create_task(connection.run_sync(self.drop, name))
-                await asyncio.wait({dropping}, timeout=_LONG_ENOUGH)
-                if not dropping.done():
-                    self.leave(driver_connection)
-                await dropping
+                await self._drop_unwatched(connection, name)
 
-    async def _sweep(self, held: "AsyncConnection") -> None:
+    async def _drop_unwatched(self, connection: Lifted, name: str) -> None:
+        """The same on a connection, which is closed."""
+        with suppress(Exception):  # as above
+            await connection.run_sync(self.prepare_to_leave)
+            driver_connection = await connection.run_sync(lambda sync: sync.connection.driver_connection)
+            dropping = asyncio.create_task(connection.run_sync(self.drop, name))
+            await asyncio.wait({dropping}, timeout=_LONG_ENOUGH)
+            if not dropping.done():
+                self.leave(driver_connection)
+            await dropping
+
+    async def _sweep(self, held: Lifted) -> None:
         """Drop what killed runs have left: whoever made it held the lock that is held now."""
         for name in await held.run_sync(self._leftovers):
             with suppress(SQLAlchemyError):  # somebody looks at it: it is dropped another time
@@ -233,8 +241,7 @@ class ServerSnapshots(SnapshotStore):
 
     async def _settle(self, database: str, settle: Settle) -> None:
         async with self.access.open(database) as connection:
-            await connection.run_sync(settle)
-            await connection.commit()
+            await connection.run_sync(_settled, settle)
 
     @contextmanager
     def _failing(self, what: str) -> Iterator[None]:
@@ -245,6 +252,11 @@ class ServerSnapshots(SnapshotStore):
                 f"{what}: {first_line(error).rstrip('.')}. {self.where} is as it was.",
                 self.hint(error) or "Mend what is wrong, and run the command again.",
             ) from error
+
+
+def _settled(connection: Connection, settle: Settle) -> None:
+    settle(connection)
+    connection.commit()
 
 
 def _anything(_connection: Connection) -> Facts:

@@ -12,16 +12,14 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from sqlalchemy import Connection
 
+from fininfra_db.dialects.lifted import Lifted
 from fininfra_db.errors import OptionsInvalid, SnapshotExists, SnapshotNotFound
 from fininfra_db.events import Observer, Snapshot
 from fininfra_db.results import Restored
-
-if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncConnection
 
 KEPT: Final = 3
 """How many automatic snapshots are kept."""
@@ -79,8 +77,8 @@ class Access:
     another one, to the database of this name. ``timeout`` is how long, in seconds, others are waited for.
     """
 
-    locked: Callable[[], AbstractAsyncContextManager["AsyncConnection"]]
-    open: Callable[[str], AbstractAsyncContextManager["AsyncConnection"]]
+    locked: Callable[[], AbstractAsyncContextManager[Lifted]]
+    open: Callable[[str], AbstractAsyncContextManager[Lifted]]
     timeout: float
     observer: Observer | None = None
 

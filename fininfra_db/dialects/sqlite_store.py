@@ -58,8 +58,7 @@ class SqliteSnapshots(SnapshotStore):
             return await greenlet_spawn(in_thread, restore)
         with sqlite_snapshots.copied(self._file, name) as copy:
             async with self._access.open(str(copy)) as connection:
-                await connection.run_sync(settle)
-                await connection.commit()
+                await connection.run_sync(_settled, settle)
             return await greenlet_spawn(in_thread, partial(restore, source=copy))
 
     async def delete(self, kept: Kept, check: Check | None = None) -> None:
@@ -68,3 +67,8 @@ class SqliteSnapshots(SnapshotStore):
                 async with self._access.locked() as connection:
                     await connection.run_sync(check)
         sqlite_snapshots.delete(self._file, kept.snapshot.name)
+
+
+def _settled(connection: "Connection", settle: Settle) -> None:
+    settle(connection)
+    connection.commit()
