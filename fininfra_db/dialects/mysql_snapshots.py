@@ -108,7 +108,7 @@ class MysqlSnapshots(ServerSnapshots):
         if label is None:
             await self.discard(old)
 
-    def drop(self, connection: Connection, name: str) -> None:
+    def drop(self, connection: Connection, name: str, *, force: bool = False) -> None:
         connection.exec_driver_sql(f"DROP DATABASE IF EXISTS {_quoted(connection, name)}")
 
     def hint(self, error: BaseException) -> str | None:

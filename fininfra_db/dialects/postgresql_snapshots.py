@@ -111,8 +111,8 @@ class PostgresqlSnapshots(ServerSnapshots):
             if label is None:
                 await self._drop_unwatched(connection, old)
 
-    def drop(self, connection: Connection, name: str) -> None:
-        connection.exec_driver_sql(f"DROP DATABASE IF EXISTS {_quoted(connection, name)}")
+    def drop(self, connection: Connection, name: str, *, force: bool = False) -> None:
+        connection.exec_driver_sql(f"DROP DATABASE IF EXISTS {_quoted(connection, name)}{' WITH (FORCE)' if force else ''}")
 
     def prepare_to_leave(self, connection: Connection) -> None:
         """Half a DROP DATABASE leaves a database that is good for nothing."""

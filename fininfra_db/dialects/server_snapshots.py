@@ -96,8 +96,8 @@ class ServerSnapshots(SnapshotStore):
         """
 
     @abstractmethod
-    def drop(self, connection: Connection, name: str) -> None:
-        """Drop a copy."""
+    def drop(self, connection: Connection, name: str, *, force: bool = False) -> None:
+        """Drop a copy; with ``force``, whoever is connected to it loses the connection."""
 
     def prepare_to_leave(self, connection: Connection) -> None:
         """Tell a session to go on with its statement when its client has left."""
