@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fininfra_db.version import __version__
 
 if TYPE_CHECKING:
+    from fininfra_db.data.request import SeedRequest
     from fininfra_db.database import Database
     from fininfra_db.errors import FininfraDbError
     from fininfra_db.migrate.authoring import Draft
@@ -41,6 +42,7 @@ _HOMES = {
     "Goal": "models",
     "Money": "types",
     "NetWorthSnapshot": "models",
+    "SeedRequest": "data.request",
     "Settings": "settings",
     "Transaction": "models",
     "User": "models",
@@ -66,6 +68,7 @@ __all__ = [
     "Goal",
     "Money",
     "NetWorthSnapshot",
+    "SeedRequest",
     "Settings",
     "Transaction",
     "User",

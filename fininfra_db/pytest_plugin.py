@@ -5,17 +5,12 @@ does not wait for it.
 """
 
 import os
-from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import pytest
 
-try:
-    import pytest_asyncio
-
-    _async_fixture: Any = pytest_asyncio.fixture
-except ImportError:  # then it is for anyio, whose plugin takes what pytest declares
-    _async_fixture = pytest.fixture
+F = TypeVar("F", bound=Callable[..., Any])
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -92,6 +87,15 @@ def _fininfra_shared(_fininfra_databases: "PrivateDatabases") -> "Iterator[dict[
     yield made
     for database in made.values():
         _fininfra_databases.remove(database)
+
+
+def _async_fixture(function: F) -> F:
+    """A fixture that is a coroutine: pytest-asyncio wants to be told, anyio takes what pytest declares."""
+    try:
+        import pytest_asyncio
+    except ImportError:
+        return cast(F, pytest.fixture(function))
+    return cast(F, pytest_asyncio.fixture(function))
 
 
 @_async_fixture

@@ -60,7 +60,7 @@ class ResetCache:
     request: SeedRequest
     observer: Observer | None = None
     is_storable: bool = True
-    """Whether what is being built will be the project's alone."""
+    """Whether what is being built is worth a copy: it will be the project's alone, and there is none."""
     warnings: list[str] = field(default_factory=list)
     """Why something was built the slow way, or will be the next time."""
 
@@ -95,6 +95,7 @@ class ResetCache:
             return None
         except (SnapshotFailed, DatabaseInUse) as error:
             self.warnings.append(f"The cached copy was not used: {settings.redact(error.message)} The database was built.")
+            self.is_storable = not isinstance(error, DatabaseInUse)  # else the copy is good, for another time
             return None
         target_of(settings).dialect.let_go_of_snapshots(target_of(settings).url, restored.kept)
         return before.reset(restored.kept)
