@@ -1,6 +1,7 @@
 """The pytest plugin, in test runs of its own: private databases, sessions of which nothing stays, and what killed runs leave."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,9 +14,7 @@ from fininfra_db import Database, User
 from fininfra_db.connections import open_connection
 from fininfra_db.settings import Settings, load_settings
 from fininfra_db.testing import PrivateDatabases, private_databases, rolled_back_session
-from tests.conftest import DATABASES, PRODUCT_VARIABLES, drop_database, url_on
-
-pytest_plugins = ["pytester"]
+from tests.conftest import DATABASES, clean_environment, drop_database, url_on
 
 TESTS = """
 import asyncio
@@ -65,35 +64,50 @@ async def test_seeded(fininfra_session, fininfra_database):
 """
 
 
-@pytest.fixture(autouse=True)
-def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in PRODUCT_VARIABLES:
-        monkeypatch.delenv(name, raising=False)
-
-
 @pytest.fixture
-def run(pytester: pytest.Pytester) -> pytest.Pytester:
+def folder(tmp_path: Path) -> Path:
     """A project at head, with tests of its own."""
-    subprocess.run([sys.executable, "-m", "fininfra_db", "setup-and-migrate", "-q"], cwd=pytester.path, check=True, capture_output=True)
-    pytester.makepyfile(test_theirs=TESTS)
-    return pytester
+    done = subprocess.run(
+        [sys.executable, "-m", "fininfra_db", "setup-and-migrate"], cwd=tmp_path, env=clean_environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "test_theirs.py").write_text(TESTS, encoding="utf-8")
+    return tmp_path
 
 
-def test_each_test_has_a_database_of_its_own_on_every_server(run: pytest.Pytester, tmp_path: Path) -> None:
-    servers = [url_on(dialect, tmp_path, "none") for dialect in DATABASES if dialect != "sqlite"]
-    run.makeini("[pytest]\nfininfra_urls =\n    sqlite://\n    $THEIR_SERVER\n" + "".join(f"    {url}\n" for url in servers))
-    done = run.runpytest_subprocess("-v", "-p", "no:cacheprovider")
-    done.assert_outcomes(passed=5 * 3, skipped=5)
-    done.stdout.fnmatch_lines(["*test_nothing_stays*postgresql*PASSED*", "*THEIR_SERVER is not set*"], consecutive=False)
-    assert (run.path / "dev.db").stat().st_size > 0
+def run(folder: Path, *words: str) -> tuple[str, dict[str, int]]:
+    """Run pytest there: what it printed, and its outcomes.
+
+    Not by ``pytester``: it makes the process forget the modules of a test, and those of asyncpg cannot be loaded twice.
+    """
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *words]
+    done = subprocess.run(command, cwd=folder, env=clean_environment(), capture_output=True, text=True, check=False)
+    summary = done.stdout.strip().splitlines()[-1]
+    return done.stdout, {
+        outcome: int(number) for number, outcome in re.findall(r"(\d+) (passed|failed|skipped|errors?|deselected)", summary)
+    }
 
 
-def test_workers_do_not_share(run: pytest.Pytester) -> None:
-    run.runpytest_subprocess("-n", "2", "-p", "no:cacheprovider").assert_outcomes(passed=5)
+def test_each_test_has_a_database_of_its_own_on_every_server(folder: Path) -> None:
+    servers = [url_on(dialect, folder, "none") for dialect in DATABASES if dialect != "sqlite"]
+    lines = ["[pytest]", "fininfra_urls =", *(f"    {url}" for url in ("sqlite://", "$THEIR_SERVER", *servers))]
+    (folder / "pytest.ini").write_text("\n".join(lines), encoding="utf-8")
+    before = (folder / "dev.db").read_bytes()
+    printed, outcomes = run(folder, "-rs", "-v")
+    assert outcomes == {"passed": 5 * 3, "skipped": 5}, printed
+    assert "test_nothing_stays[postgresql-0] PASSED" in printed
+    assert "$THEIR_SERVER is not set" in printed
+    assert (folder / "dev.db").read_bytes() == before
 
 
-def test_it_does_without_pytest_asyncio(run: pytest.Pytester) -> None:
-    run.runpytest_subprocess("-p", "no:asyncio", "-k", "its_own", "-W", "ignore").assert_outcomes(passed=2, deselected=3)
+def test_workers_do_not_share(folder: Path) -> None:
+    printed, outcomes = run(folder, "-n", "2")
+    assert outcomes == {"passed": 5}, printed
+
+
+def test_it_does_without_pytest_asyncio(folder: Path) -> None:
+    printed, outcomes = run(folder, "-p", "no:asyncio", "-k", "its_own", "-W", "ignore")
+    assert outcomes == {"passed": 2, "deselected": 3}, printed
 
 
 def test_whoever_does_not_use_it_does_not_wait_for_it() -> None:
