@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fininfra_db.version import __version__
 
 if TYPE_CHECKING:
+    from fininfra_db.data.request import SeedRequest
     from fininfra_db.database import Database
     from fininfra_db.errors import FininfraDbError, RowRefused
     from fininfra_db.migrate.authoring import Draft
@@ -43,6 +44,7 @@ _HOMES = {
     "Money": "types",
     "NetWorthSnapshot": "models",
     "RowRefused": "errors",
+    "SeedRequest": "data.request",
     "Settings": "settings",
     "Transaction": "models",
     "Upserted": "results",
@@ -72,6 +74,7 @@ __all__ = [
     "Money",
     "NetWorthSnapshot",
     "RowRefused",
+    "SeedRequest",
     "Settings",
     "Transaction",
     "Upserted",

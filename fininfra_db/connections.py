@@ -7,7 +7,7 @@ needed, and ``read()`` does without.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -18,8 +18,10 @@ from sqlalchemy.util import greenlet_spawn
 
 from fininfra_db.dialects import Target, target_of
 from fininfra_db.dialects.base import Purpose, first_line
+from fininfra_db.dialects.lifted import Lifted, LiftedConnection
 from fininfra_db.dialects.locks import HeldLock
 from fininfra_db.dialects.sessions import ANSWER_TIMEOUT, SessionOptions
+from fininfra_db.dialects.snapshots import Access, SnapshotStore
 from fininfra_db.errors import DatabaseFailed, DatabaseMissing, DriverMissing, FininfraDbError, UrlInvalid
 from fininfra_db.events import Observer
 from fininfra_db.security import keyring_of
@@ -112,19 +114,28 @@ def _create(url: URL, target: Target, options: dict[str, Any]) -> Engine:
 @asynccontextmanager
 async def open_connection(settings: Settings, purpose: Purpose) -> AsyncIterator["AsyncConnection"]:
     """One connection for one purpose. Raises ``DatabaseUnreachable`` or ``DatabaseMissing`` when there is none to be had."""
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+    async with open_lifted(settings, purpose) as lifted:
+        yield AsyncConnection(AsyncEngine(lifted.connection.engine), lifted.connection)
+
+
+@asynccontextmanager
+async def open_lifted(settings: Settings, purpose: Purpose) -> AsyncIterator[LiftedConnection]:
+    """The same for what needs no ``AsyncConnection``, and is not to wait for the import of it."""
     _look_before_connecting(settings, purpose)
-    engine = make_engine(settings, purpose)
+    engine = _make_engine(settings, purpose)
     try:
         with _errors_in_words(settings):
             async with asyncio.timeout(_time_to_connect(settings)):
-                connection = await engine.connect()
+                connection = LiftedConnection(await greenlet_spawn(engine.connect))
         try:
             with _statement_errors_in_words(settings):
                 yield connection
         finally:
             await connection.close()
     finally:
-        await engine.dispose()
+        await greenlet_spawn(engine.dispose)
 
 
 async def read(settings: Settings, work: Callable[[Connection], R], *, takes_long: bool = False) -> R:
@@ -211,7 +222,7 @@ async def migration_lock(settings: Settings, observer: Observer | None = None) -
         return
     target = target_of(settings)
     async with target.dialect.migration_lock(
-        lambda: open_connection(settings, "maintenance"), target.url, timeout=settings.lock_timeout, observer=observer
+        lambda: open_lifted(settings, "maintenance"), target.url, timeout=settings.lock_timeout, observer=observer
     ) as lock:
         yield lock
 
@@ -223,6 +234,36 @@ async def locked_transaction(settings: Settings, purpose: Purpose, observer: Obs
         yield connection
         await lock.verify()
         await connection.commit()
+
+
+@asynccontextmanager
+async def lone_connection(settings: Settings, observer: Observer | None = None) -> AsyncIterator[Lifted]:
+    """The one connection of a run that may have no second: it holds the migration lock itself.
+
+    On a server it is in AUTOCOMMIT. On SQLite it takes the write lock with its first statement.
+    """
+    async with migration_lock(settings, observer) as lock:
+        if lock.connection is not None:
+            yield lock.connection
+            return
+        purpose: Purpose = "maintenance" if target_of(settings).dialect.features.has_server else "seeding"
+        async with open_lifted(settings, purpose) as connection:
+            yield connection
+
+
+def snapshots_of(settings: Settings, observer: Observer | None = None, *, patience: float | None = None) -> SnapshotStore:
+    """The snapshots of the database. ``patience`` is how long others who are connected are waited for, else the lock's timeout.
+
+    Raises ``SnapshotsUnsupported``.
+    """
+    target = target_of(settings)
+
+    def open_at(database: str) -> AbstractAsyncContextManager[Lifted]:
+        url = target.url.set(database=database).render_as_string(hide_password=False)
+        return open_lifted(replace(settings, sql_url=url), "maintenance" if target.dialect.features.has_server else "seeding")
+
+    access = Access(lambda: lone_connection(settings, observer), open_at, settings.lock_timeout if patience is None else patience, observer)
+    return target.dialect.snapshots(target.url, access)
 
 
 async def ensure_database(settings: Settings) -> bool:

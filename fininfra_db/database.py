@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy.util import greenlet_spawn
-
 from fininfra_db.connections import ensure_database
 from fininfra_db.dialects import target_of
 from fininfra_db.errors import OptionsInvalid, ProjectNotFound
@@ -37,7 +35,9 @@ from fininfra_db.results import (
     Seeded,
     SetUp,
     Shown,
+    SnapshotDeleted,
     Snapshots,
+    SnapshotSaved,
     Stamped,
     Status,
     TablesCreated,
@@ -46,6 +46,7 @@ from fininfra_db.results import (
 from fininfra_db.settings import Settings, load_settings, reread_project
 
 if TYPE_CHECKING:
+    from fininfra_db.data.cache import ResetCache
     from fininfra_db.data.request import SeedRequest
     from fininfra_db.migrate.authoring import Draft
     from fininfra_db.migrate.guard import Action
@@ -250,28 +251,48 @@ class Database:
         await self._refuse_ahead()
         return await write_seeds(self.settings, wanted, observer=self._observer, assessed=radius)
 
-    async def reset(self, *, seed: "SeedRequest | str | None" = None, confirm_database: str | None = None) -> Reset:
+    async def reset(self, *, seed: "SeedRequest | str | None" = None, confirm_database: str | None = None, use_cache: bool = True) -> Reset:
         """Drop what the project owns, migrate again, and write ``seed`` if one is asked for. Data is lost.
 
+        With a seed of this program's, a copy of the result is kept; while everything that it was made from is as it was, the
+        next reset puts that copy in the place of the database, unless ``use_cache`` is off.
         Raises ``Protected``, ``WrongDatabaseName``. What was dropped is named, whatever ends it.
         """
         self._recover()
-        from fininfra_db.data.loader import require_seeds, write_seeds
         from fininfra_db.data.request import as_request
         from fininfra_db.migrate.guard import RESET
-        from fininfra_db.migrate.lookup import find_revisions
-        from fininfra_db.migrate.tables import drop_owned_tables, naming
 
         wanted = None if seed is None else as_request(seed)
         radius = await self._require(RESET, confirm_database)
         initialized = await self.init()
+        if wanted is None or not use_cache:
+            return await self._rebuild(wanted, radius, initialized)
+        from fininfra_db.data.cache import ResetCache
+
+        cache = ResetCache.of(self._project(), wanted, self._observer)
+        done = await cache.restore(radius) if cache else None
+        done = done or await self._rebuild(wanted, radius, initialized, cache)
+        return replace(done, warnings=done.warnings + tuple(cache.warnings if cache else ()))
+
+    async def _rebuild(
+        self, wanted: "SeedRequest | None", radius: BlastRadius, initialized: Initialized, cache: "ResetCache | None" = None
+    ) -> Reset:
+        """The reset itself, from nothing. What it made is handed to ``cache``."""
+        from fininfra_db.data.loader import require_seeds, write_seeds
+        from fininfra_db.migrate.lookup import find_revisions
+        from fininfra_db.migrate.tables import drop_owned_tables, naming
+
+        find_revisions(self._project().history(), "head")  # where to go afterwards must be clear before anything is dropped
         if wanted:
             require_seeds(self.settings, wanted)
-        find_revisions(self._project().history(), "head")  # where to go afterwards must be clear before anything is dropped
         dropped = await drop_owned_tables(self._project(), self._observer, radius)
         with naming(dropped, self._observer):
+            if cache:
+                await cache.look_at_rest()
             made = await self.setup_and_migrate()
             seeded = await write_seeds(self.settings, wanted, observer=self._observer) if wanted else None
+        if cache and seeded:
+            await replace(cache, project=self._project()).keep(made.migrated, seeded, made.warnings)
         return Reset(
             dropped=dropped.tables,
             dropped_types=dropped.types,
@@ -311,24 +332,39 @@ class Database:
 
     async def snapshots(self) -> Snapshots:
         """The copies that are kept of this database. Raises ``SnapshotsUnsupported`` where this program makes none."""
-        target = target_of(self.settings)
-        return Snapshots(snapshots=target.dialect.list_snapshots(target.url))
+        from fininfra_db.data.snapshots import list_snapshots
+
+        return await list_snapshots(self.settings)
+
+    async def save_snapshot(self, name: str | None = None) -> SnapshotSaved:
+        """Copy the database, under ``name`` or the date and time, and keep the copy until it is deleted.
+
+        Raises ``OptionsInvalid``, ``SnapshotExists``, ``SnapshotFailed`` or ``LockNotObtained``; there is no copy then.
+        """
+        from fininfra_db.data.snapshots import save_snapshot
+
+        return await save_snapshot(self.settings, name, self._observer)
 
     async def restore_snapshot(self, name: str, *, confirm_database: str | None = None) -> Restored:
         """Make the database what it was in a snapshot. What it is now is kept as another one.
 
         Raises ``SnapshotNotFound``, ``SnapshotFailed`` or ``LockNotObtained``; the database is then as it was.
         """
+        from fininfra_db.data.snapshots import find_snapshot, restore_snapshot
         from fininfra_db.migrate.guard import RESTORE
-        from fininfra_db.migrate.marker import set_environment
 
-        target = target_of(self.settings)
-        target.dialect.find_snapshot(target.url, name)
+        kept = await find_snapshot(self.settings, name)
         radius = await self._require(RESTORE, confirm_database)
-        restored = await greenlet_spawn(target.dialect.restore_snapshot, target.url, name, self.settings.lock_timeout)
-        if radius.environment is not None and (await self.environment()).environment != radius.environment:
-            await set_environment(self.settings, radius.environment)  # the mark is of the place, not of what is in it
-        return restored
+        return await restore_snapshot(self.settings, kept, radius, self._observer)
+
+    async def delete_snapshot(self, name: str, *, confirm_database: str | None = None) -> SnapshotDeleted:
+        """Remove a snapshot for good. Raises ``SnapshotNotFound``, ``Protected``, ``WrongDatabaseName`` or ``SnapshotFailed``."""
+        from fininfra_db.data.snapshots import delete_snapshot, find_snapshot
+        from fininfra_db.migrate.guard import DELETE
+
+        kept = await find_snapshot(self.settings, name)
+        radius = await self._require(DELETE, confirm_database)
+        return await delete_snapshot(self.settings, kept, radius, self._observer)
 
     async def keys_status(self) -> KeysStatus:
         """Which key every row of every sealed column is under; plaintext, and what another key than the first sealed, are findings."""

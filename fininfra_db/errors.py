@@ -153,6 +153,10 @@ class LockNotObtained(FininfraDbError):
     exit_code = 5
 
 
+class DatabaseInUse(LockNotObtained):
+    """Others are connected to a database that can only be copied or replaced while nobody is."""
+
+
 class LockLost(FininfraDbError):
     """The migration lock was held and is not any more: its connection ended, or a pooler gave it to somebody else."""
 
@@ -262,6 +266,12 @@ class SnapshotNotFound(FininfraDbError):
     """The database has no snapshot of this name."""
 
     code = "snapshot-not-found"
+
+
+class SnapshotExists(FininfraDbError):
+    """The database has a snapshot of this name already."""
+
+    code = "snapshot-exists"
 
 
 class SnapshotsUnsupported(ConfigurationError):

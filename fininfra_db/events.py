@@ -140,10 +140,17 @@ Confirm = Callable[[Question], str | None]
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A copy of a database. ``taken`` is in UTC, ``revision`` where it was (None: at none), ``size`` in bytes."""
+    """A copy of a database. ``taken`` is in UTC, ``revision`` where it was (None: at none), ``size`` in bytes.
+
+    ``seed`` names the seeds in it, ``server`` is the version of the server that it was taken on; None where nobody noted it.
+    The copy is the file ``path``, or on a server the ``database`` of this name.
+    """
 
     name: str
     taken: datetime
     revision: str | None
     size: int
-    path: Path
+    path: Path | None = None
+    database: str | None = None
+    seed: str | None = None
+    server: str | None = None

@@ -269,7 +269,8 @@ class Seeded(Result):
 class Reset(Result):
     """``dropped`` names every table that was dropped, ``dropped_types`` every ENUM type.
 
-    ``blast_radius`` is what was there before, ``snapshot`` the copy of it; None when none was taken.
+    ``blast_radius`` is what was there before, ``snapshot`` the copy of it; None when none was taken. ``cached`` is the copy of
+    an earlier reset that was put in the place of the database; None when revisions and seed were run.
     """
 
     dropped: tuple[str, ...]
@@ -278,6 +279,7 @@ class Reset(Result):
     dropped_types: tuple[str, ...] = ()
     blast_radius: BlastRadius | None = None
     snapshot: Snapshot | None = None
+    cached: Snapshot | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,6 +302,20 @@ class Snapshots(Result):
     """The snapshots of a database, the newest first."""
 
     snapshots: tuple[Snapshot, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SnapshotSaved(Result):
+    """The database was copied."""
+
+    snapshot: Snapshot
+
+
+@dataclass(frozen=True, kw_only=True)
+class SnapshotDeleted(Result):
+    """The snapshot is gone."""
+
+    snapshot: Snapshot
 
 
 @dataclass(frozen=True, kw_only=True)

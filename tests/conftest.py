@@ -13,12 +13,14 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import make_url, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from fininfra_db.connections import open_connection
@@ -125,15 +127,25 @@ def url_on(dialect: str, folder: Path, name: str) -> str:
     return make_url(url).set(database=name).render_as_string(hide_password=False)
 
 
-async def drop_database(url: str) -> None:
-    """Drop a scratch database if it was made."""
+async def drop_database(url: str, *, patience: float | None = 0.1) -> None:
+    """Have a scratch database dropped if it was made.
+
+    The server waits for its disk, and goes on with that when after ``patience``, in seconds, nobody waits for it any more.
+    """
     target = target_of(load_settings(sql_url=url, environ={}))
     if not target.dialect.features.has_server:
         return
     options = " WITH (FORCE)" if target.dialect.name == "postgresql" else ""
     engine = create_async_engine(target.url.set(database=target.dialect.maintenance_database), isolation_level="AUTOCOMMIT")
     async with engine.connect() as connection:
-        await connection.execute(text(f"DROP DATABASE IF EXISTS {target.url.database}{options}"))
+        driver_connection = (await connection.get_raw_connection()).driver_connection
+        assert driver_connection is not None
+        dropping = asyncio.create_task(connection.execute(text(f"DROP DATABASE IF EXISTS {target.url.database}{options}")))
+        await asyncio.wait({dropping}, timeout=patience)
+        if not dropping.done():
+            getattr(driver_connection, "terminate", driver_connection.close)()
+        with suppress(DBAPIError):
+            await dropping
     await engine.dispose()
 
 

@@ -1,13 +1,13 @@
-"""Help panel "Data": seed, snapshot list and restore; the group of the keys is in its own file."""
+"""Help panel "Data": seed; the groups of the snapshots and the keys have files of their own."""
 
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from fininfra_db.cli import seeding
-from fininfra_db.cli.options import LOCKING, ConfirmDatabase, Yes, command
-from fininfra_db.cli.perform import look, perform
+from fininfra_db.cli.options import LOCKING, ConfirmDatabase, command
+from fininfra_db.cli.perform import perform
 from fininfra_db.results import Seeded
 
 if TYPE_CHECKING:
@@ -40,22 +40,6 @@ def register(app: typer.Typer) -> None:
 
         perform(ctx, work)
 
-    from fininfra_db.cli.app import make_group
+    from fininfra_db.cli import snapshots
 
-    snapshot = make_group("Copies of the database: SQLite is copied before each migration.")
-    app.add_typer(snapshot, name="snapshot", rich_help_panel=PANEL)
-
-    @command(snapshot, "list", panel=PANEL)
-    def list_snapshots(ctx: typer.Context) -> None:
-        """List the snapshots of the database, newest first."""
-        look(ctx, lambda database: database.snapshots())
-
-    @command(snapshot, "restore", panel=PANEL, settings=LOCKING)
-    def restore(
-        ctx: typer.Context,
-        name: Annotated[str, typer.Argument(help="As 'snapshot list' shows it.")],
-        yes: Yes = False,
-        confirm_database: ConfirmDatabase = None,
-    ) -> None:
-        """Bring a snapshot back. What is there now is kept as a snapshot first."""
-        perform(ctx, lambda database: database.restore_snapshot(name, confirm_database=confirm_database), yes=yes)
+    snapshots.register(app)

@@ -53,12 +53,14 @@ def register(app: typer.Typer) -> None:
         per_account: seeding.PerAccount = None,
         as_of: seeding.AsOf = None,
         random_seed: seeding.RandomSeed = 0,
+        no_cache: Annotated[bool, typer.Option("--no-cache", help="With --seed: neither take nor keep a copy of the result.")] = False,
     ) -> None:
         """Drop what the project owns and migrate again. Data is lost."""
 
         def work(database: "Database") -> Coroutine[Any, Any, Reset]:
             request = seeding.request_of(name, users, months, accounts, per_account, as_of, random_seed)
-            return database.reset(seed=seeding.if_wanted(seed, request), confirm_database=confirm_database)
+            wanted = seeding.if_wanted(seed, request)
+            return database.reset(seed=wanted, confirm_database=confirm_database, use_cache=not no_cache)
 
         perform(ctx, work, yes=yes)
 

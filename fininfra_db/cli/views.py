@@ -30,7 +30,9 @@ from fininfra_db.results import (
     SeedRecord,
     SetUp,
     Shown,
+    SnapshotDeleted,
     Snapshots,
+    SnapshotSaved,
     Stamped,
     Status,
     TablesCreated,
@@ -217,15 +219,36 @@ def _(result: Reset) -> View:
     dropped = Dropped(result.dropped, result.dropped_types)
     seeded = _view(result.seeded).lines if result.seeded else ()
     told = f"dropped {dropped}" if result.dropped else "there was nothing to drop"
-    return View((*_kept(result.snapshot), told, *_view(result.migrated).lines, *seeded))
+    made = _view(result.migrated).lines if result.cached is None else _from_cache(result.cached)
+    return View((*_kept(result.snapshot), told, *made, *seeded))
+
+
+def _from_cache(snapshot: Snapshot) -> tuple[str, ...]:
+    taken = f"put back what a reset made at {snapshot.taken:%Y-%m-%d %H:%M:%S} UTC ({snapshot.name})"
+    return (taken, f"The database is at {snapshot.revision or 'base'}.")
 
 
 @_view.register
 def _(result: Snapshots) -> View:
-    rows = tuple((each.name, f"{each.taken:%Y-%m-%d %H:%M:%S} UTC", each.revision or "base", f"{each.size:,}") for each in result.snapshots)
-    lines = tuple(f"{name} ({size} bytes)" for name, _, _, size in rows)
-    grid = Grid(("snapshot", "taken", "revision", "bytes"), rows) if rows else None
+    rows = tuple(
+        (each.name, f"{each.taken:%Y-%m-%d %H:%M:%S} UTC", each.revision or "base", each.seed or "", each.server or "", f"{each.size:,}")
+        for each in result.snapshots
+    )
+    lines = tuple(f"{row[0]} ({', '.join([*filter(None, row[3:-1]), f'{row[-1]} bytes'])})" for row in rows)
+    grid = Grid(("snapshot", "taken", "revision", "seed", "server", "bytes"), rows) if rows else None
     return View(lines or ("There is no snapshot of this database.",), grid, is_answer=True)
+
+
+@_view.register
+def _(result: SnapshotSaved) -> View:
+    snapshot = result.snapshot
+    where = snapshot.database or (snapshot.path and snapshot.path.name)
+    return View((f"saved {snapshot.name} as {where}, at {snapshot.revision or 'base'}",))
+
+
+@_view.register
+def _(result: SnapshotDeleted) -> View:
+    return View((f"deleted {result.snapshot.name}",))
 
 
 @_view.register

@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, asyn
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from sqlalchemy import URL, ColumnElement, Connection, Engine, Insert, Table, create_mock_engine, delete, event, insert
 from sqlalchemy import Dialect as SqlalchemyDialect
@@ -17,10 +17,12 @@ from sqlalchemy.types import SchemaType
 
 from fininfra_db.dialects.bulk import PlainSender, Plan, Sender, load
 from fininfra_db.dialects.features import Features as Features
+from fininfra_db.dialects.lifted import Lifted
 from fininfra_db.dialects.locks import HeldLock, hold
 from fininfra_db.dialects.online import OnlineDdl
 from fininfra_db.dialects.place import Place
 from fininfra_db.dialects.sessions import ANSWER_TIMEOUT, DEFAULTS, SessionOptions, run_on
+from fininfra_db.dialects.snapshots import Access, SnapshotStore
 from fininfra_db.dialects.swapping import Key, Slot, Swap, one_by_one
 from fininfra_db.dialects.tls import OPTIONS as TLS_OPTIONS
 from fininfra_db.dialects.tls import tls_of
@@ -33,11 +35,8 @@ from fininfra_db.errors import (
     UrlInvalid,
 )
 from fininfra_db.events import Holder, Observer, Snapshot
-from fininfra_db.results import Restored, Upserted
+from fininfra_db.results import Upserted
 from fininfra_db.settings import LOCK_TIMEOUT
-
-if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncConnection
 
 CONNECT_TIMEOUT = 10.0
 """Seconds to wait for a server that does not answer, unless the URL says ``connect_timeout``."""
@@ -48,7 +47,7 @@ Purpose = Literal["application", "reading", "seeding", "migration", "maintenance
 Stated = Callable[[], Collection[str]]
 """Asked at the end of a run: the tables that its revisions say they delete rows from."""
 
-ConnectionOpener = Callable[[], AbstractAsyncContextManager["AsyncConnection"]]
+ConnectionOpener = Callable[[], AbstractAsyncContextManager[Lifted]]
 
 
 class Dialect(Trouble, Place):
@@ -202,7 +201,7 @@ class Dialect(Trouble, Place):
         async with hold(self, connect, url, timeout, observer) as lock:
             yield lock
 
-    async def refuse_unsafe_lock(self, connection: "AsyncConnection", connect: ConnectionOpener) -> None:
+    async def refuse_unsafe_lock(self, connection: Lifted, connect: ConnectionOpener) -> None:
         """Raise ``LockUnsafe`` where a lock of this session would hold nobody off."""
 
     def try_lock(self, connection: Connection) -> bool:
@@ -317,25 +316,9 @@ class Dialect(Trouble, Place):
     def let_go_of_snapshots(self, url: URL, newest: Snapshot | None) -> None:
         """Remove the automatic copies that are not needed any more, after what ``newest`` was made for has succeeded."""
 
-    # Snapshots: copies that are kept, and brought back. Called within a greenlet, or where nobody minds waiting.
-
-    def list_snapshots(self, url: URL) -> tuple[Snapshot, ...]:
-        """The snapshots that are kept, the newest first. Raises ``SnapshotsUnsupported``."""
-        raise self._no_snapshots()
-
-    def find_snapshot(self, url: URL, name: str) -> Snapshot:
-        """The snapshot of this name. Raises ``SnapshotNotFound`` or ``SnapshotsUnsupported``."""
-        raise self._no_snapshots()
-
-    def restore_snapshot(self, url: URL, name: str, timeout: float) -> Restored:
-        """Bring a snapshot back and keep what is there now. ``timeout`` is in seconds, for others to let go of the database.
-
-        Raises ``SnapshotNotFound``, ``SnapshotFailed``, ``LockNotObtained`` or ``SnapshotsUnsupported``.
-        """
-        raise self._no_snapshots()
-
-    def _no_snapshots(self) -> SnapshotsUnsupported:
-        return SnapshotsUnsupported(
+    def snapshots(self, url: URL, access: Access) -> SnapshotStore:
+        """The copies of the database that are kept. Raises ``SnapshotsUnsupported`` where this program makes none."""
+        raise SnapshotsUnsupported(
             f"Snapshots of a {self.label} database are not made by this program yet. Nothing was changed.",
             "Use the database's own backup tools.",
         )

@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import URL
 from sqlalchemy.util import await_only
 
+from fininfra_db.dialects.lifted import Lifted
 from fininfra_db.dialects.sessions import ANSWER_TIMEOUT
 from fininfra_db.errors import LockLost
 from fininfra_db.events import Observer, Waiting
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncConnection
-
     from fininfra_db.dialects.base import ConnectionOpener, Dialect
 
 HEARTBEAT: Final = 5.0
@@ -35,6 +34,11 @@ _GOODBYE_TIMEOUT: Final = 1.0
 
 class HeldLock:
     """The migration lock while it is held."""
+
+    @property
+    def connection(self) -> Lifted | None:
+        """The connection that holds it, in AUTOCOMMIT; None where the work's own connection does."""
+        return None
 
     async def verify(self) -> None:
         """Raise ``LockLost`` unless the server says that the lock is still this run's."""
@@ -51,12 +55,16 @@ class HeldLock:
 class SessionLock(HeldLock):
     """A lock that a session of the server holds."""
 
-    def __init__(self, dialect: "Dialect", connection: "AsyncConnection", url: URL) -> None:
+    def __init__(self, dialect: "Dialect", connection: Lifted, url: URL) -> None:
         self._dialect, self._connection, self._url = dialect, connection, url
         self._busy = asyncio.Lock()
         self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         self._lost: LockLost | None = None
         self._proven = -PROOF_LASTS
+
+    @property
+    def connection(self) -> Lifted:
+        return self._connection
 
     async def verify(self) -> None:
         asked = time.monotonic()
@@ -135,7 +143,7 @@ async def _answering(dialect: "Dialect", url: URL) -> AsyncIterator[None]:
         raise dialect.fell_silent(url) from None
 
 
-async def _take(dialect: "Dialect", connection: "AsyncConnection", url: URL, timeout: float, observer: Observer | None) -> None:
+async def _take(dialect: "Dialect", connection: Lifted, url: URL, timeout: float, observer: Observer | None) -> None:
     deadline = time.monotonic() + timeout
     told = False
     while True:

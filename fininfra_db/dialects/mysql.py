@@ -9,7 +9,7 @@ from datetime import UTC
 from functools import partial
 from hashlib import sha256
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.exc import DBAPIError
@@ -19,15 +19,16 @@ from sqlalchemy.util import await_only, greenlet_spawn
 from fininfra_db.dialects.base import ConnectionOpener, Dialect, Features, Purpose
 from fininfra_db.dialects.blockers import in_words
 from fininfra_db.dialects.bulk import Plan, Sender
+from fininfra_db.dialects.lifted import Lifted
 from fininfra_db.dialects.mysql_insert import InsertSender
+from fininfra_db.dialects.mysql_snapshots import MysqlSnapshots
 from fininfra_db.dialects.sessions import SessionOptions
+from fininfra_db.dialects.snapshots import Access, SnapshotStore
 from fininfra_db.dialects.swapping import Key, Slot, Swap, from_stage
 from fininfra_db.dialects.tls import tls_of
+from fininfra_db.dialects.wording import error_number
 from fininfra_db.errors import DatabaseUnreachable, LockUnsafe
 from fininfra_db.events import Holder
-
-if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncConnection
 
 _UNKNOWN_DATABASE: Final = 1049
 _PASSING: Final = (1040, 1203, 1053, 2006, 2013)
@@ -127,10 +128,10 @@ class MysqlDialect(Dialect):
             connection.exec_driver_sql(f"KILL {thread}")
 
     def says_missing(self, error: BaseException) -> bool:
-        return _number(error) == _UNKNOWN_DATABASE
+        return error_number(error) == _UNKNOWN_DATABASE
 
     def is_passing(self, error: BaseException) -> bool:
-        return _number(error) in _PASSING or super().is_passing(error)
+        return error_number(error) in _PASSING or super().is_passing(error)
 
     def server_version(self, connection: Connection) -> str:
         version, _, rest = str(connection.scalar(text("SELECT VERSION()"))).partition("-")
@@ -142,7 +143,7 @@ class MysqlDialect(Dialect):
         return int(connection.scalar(text(query)) or 0)
 
     def gave_up_waiting(self, error: BaseException) -> bool:
-        return _number(error) in _GAVE_UP_WAITING
+        return error_number(error) in _GAVE_UP_WAITING
 
     def blockers(self, connection: Connection, statement: str | None) -> tuple[str, ...]:
         """Which tables a transaction has locked is not told, so it is every one that is open in this database."""
@@ -152,12 +153,14 @@ class MysqlDialect(Dialect):
             return ()
         return tuple(in_words(pid, who, "", state, age, "", query) for pid, who, state, age, query in rows)
 
-    async def refuse_unsafe_lock(self, connection: "AsyncConnection", connect: ConnectionOpener) -> None:
+    async def refuse_unsafe_lock(self, connection: Lifted, connect: ConnectionOpener) -> None:
         """A lock of GET_LOCK is one node's own: a Galera cluster keeps no such locks (MariaDB's "Known Limitations")."""
-        row = (await connection.execute(text("SHOW GLOBAL VARIABLES LIKE 'wsrep_on'"))).first()
+        row, url = await connection.run_sync(
+            lambda sync: (sync.execute(text("SHOW GLOBAL VARIABLES LIKE 'wsrep_on'")).first(), sync.engine.url)
+        )
         if row is not None and str(row[1]).upper() in ("ON", "1"):
             raise LockUnsafe(
-                f"{self.describe(connection.engine.url)} is a node of a Galera cluster: a lock taken on it holds nobody off on the others. "
+                f"{self.describe(url)} is a node of a Galera cluster: a lock taken on it holds nobody off on the others. "
                 "No revision was run.",
                 "If one migration at a time is sure without a lock, write lock = off under [fininfra_db] in alembic.ini.",
             )
@@ -213,14 +216,17 @@ class MysqlDialect(Dialect):
     def unlock(self, connection: Connection) -> None:
         connection.execute(text("SELECT RELEASE_LOCK(:name)"), {"name": _lock_name(connection)})
 
+    def snapshots(self, url: URL, access: Access) -> SnapshotStore:
+        return MysqlSnapshots(self, url, access)
+
     def is_momentary(self, error: BaseException) -> bool:
-        return _number(error) in _MOMENTARY
+        return error_number(error) in _MOMENTARY
 
     def says_made(self, error: BaseException) -> bool:
-        return _number(error) in _MADE
+        return error_number(error) in _MADE
 
     def says_gone(self, error: BaseException) -> bool:
-        return _number(error) in _GONE
+        return error_number(error) in _GONE
 
 
 def _begin_read_only(connection: Connection) -> None:
@@ -252,12 +258,6 @@ async def _connect_with_tls(**options: Any) -> Any:
     connection = TlsConnection(**options)
     await connection._connect()
     return connection
-
-
-def _number(error: BaseException) -> int | None:
-    """The server's number of an error."""
-    cause = error.orig if isinstance(error, DBAPIError) else error
-    return next(iter(getattr(cause, "args", ())), None)
 
 
 def _no_tls() -> DatabaseUnreachable:

@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from sqlalchemy import JSON, URL, ColumnElement, Connection, Engine, Insert, Table, Text, TypeDecorator, cast, text
 from sqlalchemy.exc import DBAPIError
@@ -15,16 +15,17 @@ from fininfra_db.dialects.asyncpg_simple import execute_simply, insert_with_comm
 from fininfra_db.dialects.base import CONNECT_TIMEOUT, ConnectionOpener, Dialect, Features, Purpose
 from fininfra_db.dialects.blockers import in_words, names_in
 from fininfra_db.dialects.bulk import Plan, Sender
+from fininfra_db.dialects.lifted import Lifted
 from fininfra_db.dialects.online import OnlineDdl
 from fininfra_db.dialects.postgresql_copy import CopySender
+from fininfra_db.dialects.postgresql_snapshots import PostgresqlSnapshots
 from fininfra_db.dialects.sessions import DEFAULTS, SessionOptions, application_name, milliseconds, run_on
+from fininfra_db.dialects.snapshots import Access, SnapshotStore
 from fininfra_db.dialects.swapping import Key, Slot, Swap, from_arrays
 from fininfra_db.dialects.tls import Tls, tls_of
+from fininfra_db.dialects.wording import sqlstate
 from fininfra_db.errors import DatabaseUnreachable, LockUnsafe, UrlInvalid
 from fininfra_db.events import Holder
-
-if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncConnection
 
 _LOCK_KEY: Final = int.from_bytes(b"fininfra", "big")
 """The advisory lock of migrations; PostgreSQL keeps these per database, so the key is the same everywhere."""
@@ -140,10 +141,10 @@ class PostgresqlDialect(Dialect):
         return {"engine_connect": _read_only}
 
     def says_missing(self, error: BaseException) -> bool:
-        return _sqlstate(error) == _INVALID_CATALOG_NAME or bool(_LIBPQ_SAYS_MISSING.search(_libpq_message(error)))
+        return sqlstate(error) == _INVALID_CATALOG_NAME or bool(_LIBPQ_SAYS_MISSING.search(_libpq_message(error)))
 
     def is_passing(self, error: BaseException) -> bool:
-        return _sqlstate(error) in _PASSING or bool(_LIBPQ_SAYS_PASSING.search(_libpq_message(error))) or super().is_passing(error)
+        return sqlstate(error) in _PASSING or bool(_LIBPQ_SAYS_PASSING.search(_libpq_message(error))) or super().is_passing(error)
 
     def server_version(self, connection: Connection) -> str:
         return f"{self.label} {connection.scalar(text('SHOW server_version'))}".partition(" (")[0]
@@ -152,31 +153,32 @@ class PostgresqlDialect(Dialect):
         return int(connection.scalar(text("SELECT pg_database_size(current_database())")) or 0)
 
     def says_exists(self, error: BaseException) -> bool:
-        return _sqlstate(error) in _DUPLICATE_DATABASE
+        return sqlstate(error) in _DUPLICATE_DATABASE
 
     def gave_up_waiting(self, error: BaseException) -> bool:
-        return _sqlstate(error) in _GAVE_UP_WAITING
+        return sqlstate(error) in _GAVE_UP_WAITING
 
     def blockers(self, connection: Connection, statement: str | None) -> tuple[str, ...]:
         rows = connection.execute(text(_LOCKS), {"names": None if statement is None else names_in(statement)})
         return tuple(in_words(*row) for row in rows)
 
-    async def refuse_unsafe_lock(self, connection: "AsyncConnection", connect: ConnectionOpener) -> None:
+    async def refuse_unsafe_lock(self, connection: Lifted, connect: ConnectionOpener) -> None:
         """A lock belongs to a session of the server, which a pooler may hand to somebody else after each transaction.
 
         There is a pooler where the process that answers is not the one that was named at login. It hands sessions around
         when two connections are answered by the same process, or one by different ones.
         """
-        raw = await connection.get_raw_connection()
-        mine = await _answering_pid(connection)
-        if mine == _pid_at_login(raw.driver_connection):
+        mine = await connection.run_sync(_answering_pid)
+        if mine == await connection.run_sync(lambda sync: _pid_at_login(sync.connection.driver_connection)):
             return
-        where = self.describe(connection.engine.url)
+        url = await connection.run_sync(lambda sync: sync.engine.url)
+        where = self.describe(url)
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT), connect() as second:
-                others = await _answering_pid(second)
+                others = await second.run_sync(_answering_pid)
                 for _ in range(_LOOKS):
-                    if mine == others or mine != await _answering_pid(connection) or others != await _answering_pid(second):
+                    mine_now, others_now = await connection.run_sync(_answering_pid), await second.run_sync(_answering_pid)
+                    if mine == others or (mine, others) != (mine_now, others_now):
                         raise LockUnsafe(
                             f"{where} is behind a pooler that changes the server's session after each transaction: "
                             "a lock there would hold nobody off. No revision was run.",
@@ -186,8 +188,8 @@ class PostgresqlDialect(Dialect):
             raise DatabaseUnreachable(
                 f"{where} is behind a pooler that gives one connection, and a migration needs two.", _PAST_THE_POOLER
             ) from None
-        statement = self.session_sql(connection.engine.url, "maintenance", DEFAULTS)
-        await connection.exec_driver_sql(statement)
+        statement = self.session_sql(url, "maintenance", DEFAULTS)
+        await connection.run_sync(lambda sync: sync.exec_driver_sql(statement))
 
     def live_name(self, connection: Connection) -> str:
         return str(connection.scalar(text("SELECT current_database()")))
@@ -265,11 +267,14 @@ class PostgresqlDialect(Dialect):
     def unlock(self, connection: Connection) -> None:
         connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _LOCK_KEY})
 
+    def snapshots(self, url: URL, access: Access) -> SnapshotStore:
+        return PostgresqlSnapshots(self, url, access)
+
     def says_made(self, error: BaseException) -> bool:
-        return _sqlstate(error) in _MADE
+        return sqlstate(error) in _MADE
 
     def says_gone(self, error: BaseException) -> bool:
-        return _sqlstate(error) in _GONE
+        return sqlstate(error) in _GONE
 
 
 def _name_of_holder() -> str:
@@ -283,8 +288,8 @@ def _pid_at_login(driver_connection: Any) -> int:
     return int(driver_connection.info.backend_pid)
 
 
-async def _answering_pid(connection: "AsyncConnection") -> int:
-    return int(await connection.scalar(text("SELECT pg_backend_pid()")))
+def _answering_pid(connection: Connection) -> int:
+    return int(connection.scalar(text("SELECT pg_backend_pid()")) or 0)
 
 
 def _read_only(connection: Connection) -> None:
@@ -311,8 +316,3 @@ def _libpq_message(error: BaseException) -> str:
     """What psycopg says of a failed connect, for which libpq gives no SQLSTATE; nothing of any other error."""
     text = str(error.orig) if isinstance(error, DBAPIError) else ""
     return text if text.startswith(("connection failed", "failed to resolve", "connection timeout")) else ""
-
-
-def _sqlstate(error: BaseException) -> str | None:
-    cause = error.orig if isinstance(error, DBAPIError) else error
-    return getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)

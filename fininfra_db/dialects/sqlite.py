@@ -21,14 +21,15 @@ from fininfra_db.dialects.base import ConnectionOpener, Dialect, Features, Purpo
 from fininfra_db.dialects.bulk import Plan, Sender
 from fininfra_db.dialects.locks import HeldLock
 from fininfra_db.dialects.sessions import DEFAULTS, SessionOptions
+from fininfra_db.dialects.snapshots import Access, SnapshotStore
 from fininfra_db.dialects.sqlite_files import MAGIC, file_of, is_closed_wal, is_file, read_start
 from fininfra_db.dialects.sqlite_insert import ManySender
 from fininfra_db.dialects.sqlite_lock import begin_patiently, commit_patiently, reader, writer
+from fininfra_db.dialects.sqlite_store import SqliteSnapshots
 from fininfra_db.dialects.swapping import Key, Slot, Swap, from_values, one_by_one
 from fininfra_db.dialects.threads import in_thread
 from fininfra_db.errors import ConfigurationError, DatabaseMissing, DatabaseUnreachable, FininfraDbError, UrlInvalid
 from fininfra_db.events import Holder, Observer, Snapshot
-from fininfra_db.results import Restored
 from fininfra_db.settings import LOCK_TIMEOUT
 from fininfra_db.types import Money
 
@@ -261,14 +262,8 @@ class SqliteDialect(Dialect):
         if newest is not None:
             sqlite_snapshots.prune(file_of(url).resolve(), spare=newest)
 
-    def list_snapshots(self, url: URL) -> tuple[Snapshot, ...]:
-        return sqlite_snapshots.find(file_of(url).resolve())
-
-    def find_snapshot(self, url: URL, name: str) -> Snapshot:
-        return sqlite_snapshots.named(file_of(url).resolve(), name)
-
-    def restore_snapshot(self, url: URL, name: str, timeout: float) -> Restored:
-        return in_thread(lambda stop: sqlite_snapshots.restore(file_of(url).resolve(), name, timeout, stop))
+    def snapshots(self, url: URL, access: Access) -> SnapshotStore:
+        return SqliteSnapshots(file_of(url).resolve(), access)
 
 
 def _place(new: Path, path: Path) -> None:

@@ -57,3 +57,15 @@ def _without_values(line: str, cause: BaseException | None) -> str:
 
 def _masked(match: re.Match[str]) -> str:
     return MASK + (match["after"] or "")
+
+
+def sqlstate(error: BaseException) -> str | None:
+    """The five letters and digits by which SQL tells errors apart; None for an error that has none."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
+
+
+def error_number(error: BaseException) -> int | None:
+    """The number by which MySQL and MariaDB tell errors apart; None for an error that has none."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return next(iter(getattr(cause, "args", ())), None)

@@ -37,6 +37,7 @@ class Action:
 RESET: Final = Action("reset", "Drop every table that this project owns and migrate again", asks=True)
 DOWNGRADE: Final = Action("downgrade", "Revert revisions, with the data that is in what they made")
 RESTORE: Final = Action("snapshot restore", "Put a snapshot in the place of everything that is there now", asks=True)
+DELETE: Final = Action("snapshot delete", "Delete a snapshot for good", destroys=False)
 SEED: Final = Action("seed", "Write example rows", destroys=False)
 MARK: Final = Action("environment set", "Change the marker that protects this database", destroys=False)
 

@@ -87,7 +87,7 @@ class Watch:
     def forget_snapshot(self, versions: tuple[str, ...]) -> None:
         """Remove the copy of a database that a failed run has left as it was, at ``versions``."""
         is_as_before = set(versions) == set(self.before) and self._in_one_transaction and self.nothing_remains
-        if self.snapshot is not None and is_as_before:
+        if self.snapshot is not None and self.snapshot.path is not None and is_as_before:
             self.snapshot.path.unlink(missing_ok=True)
             self.snapshot = None
 

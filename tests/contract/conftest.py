@@ -17,3 +17,8 @@ def server_project(request: pytest.FixtureRequest, tmp_path: Path, key: str) -> 
 @pytest.fixture
 def postgresql_project(tmp_path: Path, key: str) -> Iterator[Project]:
     yield from make_project("postgresql", tmp_path, key)
+
+
+@pytest.fixture
+def mysql_project(tmp_path: Path, key: str) -> Iterator[Project]:
+    yield from make_project("mysql", tmp_path, key)

@@ -366,7 +366,7 @@ async def test_set_up_creates_their_missing_database(project: Project, templates
     make_foreign(project, templates, "generic")
     await create_empty_database(project)
     await project.database().revision(FIRST)
-    await drop_database(project.url)
+    await drop_database(project.url, patience=None)
     Path(make_url(project.url).database or "").unlink(missing_ok=True)
     done = await project.database().setup_and_migrate()
     assert done.database_created

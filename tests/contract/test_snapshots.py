@@ -524,7 +524,7 @@ def test_kill_9_anywhere_leaves_the_old_content_or_the_new(with_rows: Project, m
 
 
 async def test_other_databases_are_referred_to_their_own_tools(tmp_path: Path) -> None:
-    database = Database(load_settings(project_root=tmp_path, sql_url="postgresql://user@localhost/finance", environ={}))
+    database = Database(load_settings(project_root=tmp_path, sql_url="mssql://user@localhost/finance", environ={}))
     calls: list[Any] = [database.snapshots, lambda: database.restore_snapshot("20200101T000000.000Z-none")]
     for call in calls:
         with pytest.raises(SnapshotsUnsupported) as caught:

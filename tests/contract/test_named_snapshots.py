@@ -1,0 +1,389 @@
+"""Named snapshots: saved, listed, brought back and deleted on every database, and what is left when that is interrupted."""
+
+import asyncio
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from fininfra_db.connections import lone_connection, migration_lock, open_connection
+from fininfra_db.dialects import target_of
+from fininfra_db.errors import (
+    DatabaseInUse,
+    LockNotObtained,
+    OptionsInvalid,
+    Protected,
+    SnapshotExists,
+    SnapshotFailed,
+    SnapshotNotFound,
+    WrongDatabaseName,
+)
+from fininfra_db.settings import Settings
+from tests.conftest import Project, clean_environment, drop_database
+from tests.contract.helpers import use_models
+
+MODELS = """
+    from sqlalchemy import ForeignKey, Integer, String
+    from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+    class Base(DeclarativeBase):
+        pass
+
+    class Owner(Base):
+        __tablename__ = "owners"
+        id: Mapped[int] = mapped_column(Integer, primary_key=True)
+        name: Mapped[str] = mapped_column(String(50), unique=True)
+
+    class Thing(Base):
+        __tablename__ = "things"
+        id: Mapped[int] = mapped_column(Integer, primary_key=True)
+        owner_id: Mapped[int] = mapped_column(ForeignKey("owners.id", name="fk_things_owner", ondelete="CASCADE"), index=True)
+"""
+DATABASES = {
+    "postgresql": "SELECT datname FROM pg_database",
+    "mysql": "SELECT schema_name FROM information_schema.schemata",
+}
+BEFORE = [(1, "Zoë %s"), (2, "b")]
+
+
+@pytest.fixture
+async def shop(project: Project) -> AsyncIterator[Project]:
+    """At head, with two owners and a thing of each; every snapshot is removed afterwards."""
+    await open_shop(project)
+    yield project
+    await remove_copies(project)
+
+
+@pytest.fixture
+async def server_shop(server_project: Project) -> AsyncIterator[Project]:
+    await open_shop(server_project)
+    yield server_project
+    await remove_copies(server_project)
+
+
+@pytest.fixture
+async def sqlite_shop(sqlite_project: Project) -> Project:
+    await open_shop(sqlite_project)
+    return sqlite_project
+
+
+async def open_shop(project: Project) -> None:
+    await use_models(project, MODELS)
+    await project.database().setup_and_migrate()
+    await project.execute(
+        "INSERT INTO owners (id, name) VALUES (1, 'Zoë %s'), (2, 'b')", "INSERT INTO things (id, owner_id) VALUES (1, 1), (2, 2)"
+    )
+
+
+async def remove_copies(project: Project) -> None:
+    """Drop the database and every copy that was made of it, all at once: a server needs as long for one as for many."""
+    target = target_of(project.settings())
+    if not target.dialect.features.has_server:
+        return
+    maintenance = target.url.set(database=target.dialect.maintenance_database).render_as_string(hide_password=False)
+    async with open_connection(project.settings(SQL_URL=maintenance), "reading") as connection:
+        found = [name for (name,) in await connection.execute(text(DATABASES[project.dialect]))]
+    mine = [name for name in found if name.startswith(str(target.url.database)[:20])]
+    quote = "`" if project.dialect == "mysql" else '"'
+    urls = [target.url.set(database=f"{quote}{name}{quote}").render_as_string(hide_password=False) for name in mine]
+    await asyncio.gather(*map(drop_database, urls))
+
+
+async def owners(project: Project) -> list[tuple[Any, ...]]:
+    return await project.rows("SELECT id, name FROM owners ORDER BY id")
+
+
+async def change(project: Project) -> None:
+    await project.execute("DELETE FROM things", "DELETE FROM owners", "INSERT INTO owners (id, name) VALUES (7, 'new')")
+
+
+async def names(project: Project) -> list[str]:
+    return [snapshot.name for snapshot in (await project.database().snapshots()).snapshots]
+
+
+async def test_what_was_saved_comes_back_and_what_was_there_is_kept(shop: Project) -> None:
+    database = shop.database()
+    saved = (await database.save_snapshot("before_audit")).snapshot
+    await change(shop)
+    restored = await database.restore_snapshot("before_audit")
+    assert await owners(shop) == BEFORE
+    assert restored.kept is not None
+    assert await names(shop) == [restored.kept.name, "before_audit"]
+    await database.restore_snapshot(restored.kept.name)
+    assert await owners(shop) == [(7, "new")]
+    assert (await database.check()).findings == ()
+    assert saved == (await database.snapshots()).snapshots[-1]
+    await database.restore_snapshot("before_audit")
+    await delete_first_owner(shop.settings())
+    assert await shop.rows("SELECT id FROM things") == [(2,)], "the foreign key did not come back"
+    async with migration_lock(impatient_settings(shop)):
+        pass
+
+
+async def delete_first_owner(settings: Settings) -> None:
+    async with open_connection(settings, "seeding") as connection:
+        await connection.execute(text("DELETE FROM owners WHERE id = 1"))
+        await connection.commit()
+
+
+async def test_a_snapshot_says_what_is_in_it_and_its_name_is_taken_until_it_is_deleted(shop: Project) -> None:
+    database = shop.database()
+    saved = (await database.save_snapshot("one")).snapshot
+    (revision,) = (await database.current()).revisions
+    assert (saved.name, saved.revision, saved.seed) == ("one", revision.revision, None)
+    assert saved.size > 0
+    assert saved.server == (await database.status()).server
+    with pytest.raises(SnapshotExists, match="already"):
+        await database.save_snapshot("one")
+    assert (await database.delete_snapshot("one")).snapshot.name == "one"
+    assert await names(shop) == []
+    with pytest.raises(SnapshotNotFound):
+        await database.delete_snapshot("one")
+    after_the_time = (await database.save_snapshot()).snapshot.name
+    assert await names(shop) == [after_the_time]
+
+
+async def test_automatic_snapshots_make_room_and_named_ones_stay(sqlite_shop: Project) -> None:
+    database = sqlite_shop.database()
+    await database.save_snapshot("one")
+    kept = []
+    for _ in range(4):
+        restored = (await database.restore_snapshot("one")).kept
+        assert restored is not None
+        kept.append(restored.name)
+    assert set(await names(sqlite_shop)) == {"one", *kept[1:]}
+
+
+def test_the_commands_say_what_they_did(sqlite_shop: Project) -> None:
+    done = sqlite_shop.run("snapshot", "save", "one")
+    assert done.stdout.startswith("saved one as ")
+    code, document = sqlite_shop.answer("snapshot", "list")
+    (listed,) = document["result"]["snapshots"]
+    assert (code, listed["name"], listed["server"][:6]) == (0, "one", "SQLite")
+    assert sqlite_shop.run("snapshot", "delete", "one").stdout == "deleted one\n"
+    code, document = sqlite_shop.answer("snapshot", "delete", "one")
+    assert (code, document["error"]["code"]) == (1, "snapshot-not-found")
+
+
+@pytest.mark.parametrize("name", ["", "../x", "A", "a b", "a.b", "-a", "cache-1", "x" * 41, "ä", "a/b", 'a"b', "a;b"])
+async def test_a_name_is_one_on_every_database(sqlite_project: Project, name: str) -> None:
+    with pytest.raises(OptionsInvalid, match="cannot be the name"):
+        await sqlite_project.database().save_snapshot(name)
+
+
+async def test_the_guard_is_asked(shop: Project) -> None:
+    """The mark was made after the snapshot: it is of the place, and stays."""
+    database = shop.database()
+    await database.save_snapshot("one")
+    await database.set_environment("production")
+    await change(shop)
+    for verb in (database.restore_snapshot, database.delete_snapshot):
+        with pytest.raises(Protected):
+            await verb("one")
+        with pytest.raises(WrongDatabaseName):
+            await verb("one", confirm_database="another")
+    assert await owners(shop) == [(7, "new")]
+    name = str(target_of(shop.settings()).url.database).rpartition("/")[2]
+    await database.restore_snapshot("one", confirm_database=name)
+    assert await owners(shop) == BEFORE
+    assert (await database.environment()).environment == "production"
+    await database.delete_snapshot("one", confirm_database=name)
+
+
+async def test_the_migration_lock_is_waited_for(shop: Project) -> None:
+    await shop.database().save_snapshot("one")
+    impatient = shop.database()
+    impatient.settings = impatient_settings(shop)
+    async with holding_the_lock(shop):
+        for verb in (impatient.save_snapshot, impatient.restore_snapshot, impatient.delete_snapshot):
+            with pytest.raises(LockNotObtained):
+                await verb("one" if verb != impatient.save_snapshot else "two")
+    assert await names(shop) == ["one"]
+
+
+def impatient_settings(project: Project) -> Settings:
+    from dataclasses import replace
+
+    return replace(project.settings(), lock_timeout=0.0)
+
+
+@asynccontextmanager
+async def holding_the_lock(project: Project) -> AsyncIterator[None]:
+    async with lone_connection(project.settings()) as connection:
+        await connection.run_sync(lambda sync: sync.execute(text("SELECT 1")))
+        yield
+
+
+async def test_a_database_that_is_gone_comes_back(server_shop: Project) -> None:
+    shop = server_shop
+    await shop.database().save_snapshot("one")
+    await drop_database(shop.url, patience=None)
+    await shop.database().restore_snapshot("one")
+    assert await owners(shop) == BEFORE
+
+
+# kill -9.
+
+
+KILLED = """
+import asyncio, os, signal, sys
+from fininfra_db.database import Database
+from fininfra_db.dialects import mysql_snapshots, postgresql_snapshots
+from fininfra_db.settings import load_settings
+
+store, step, when, verb = sys.argv[1:]
+kind = {"postgresql": postgresql_snapshots.PostgresqlSnapshots, "mysql": mysql_snapshots.MysqlSnapshots}[store]
+original = getattr(kind, step)
+
+async def killed(*arguments):
+    if when == "after":
+        await original(*arguments)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+setattr(kind, step, killed)
+asyncio.run(getattr(Database(load_settings()), verb)("one"))
+"""
+
+
+def kill(project: Project, step: str, when: str, verb: str) -> None:
+    environment = clean_environment() | project.environ | {"SQL_URL": project.url}
+    command = [sys.executable, "-c", KILLED, project.dialect, step, when, verb]
+    done = subprocess.run(command, cwd=project.root, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+async def test_kill_9_leaves_the_old_or_the_new_and_the_next_run_cleans_up(server_shop: Project) -> None:
+    """On SQLite it is killed at every page: tests/contract/test_snapshots.py."""
+    shop = server_shop
+    database = shop.database()
+    kill(shop, "copy", "after", "save_snapshot")
+    assert await names(shop) == []
+    await database.save_snapshot("one")
+    await change(shop)
+    for step, when in (("copy", "after"), ("swap", "before")):
+        kill(shop, step, when, "restore_snapshot")
+        assert await owners(shop) == [(7, "new")]
+    kill(shop, "swap", "after", "restore_snapshot")
+    assert await owners(shop) == BEFORE
+    kept, _ = await names(shop)
+    await database.restore_snapshot(kept)
+    assert await owners(shop) == [(7, "new")]
+    assert not [name for name in await databases_of(shop) if "_partial_" in name]
+
+
+async def databases_of(project: Project) -> list[str]:
+    found = await project.rows(DATABASES[project.dialect])
+    return [name for (name,) in found if name.startswith(str(target_of(project.settings()).url.database))]
+
+
+# What only one kind of server has.
+
+
+async def test_postgresql_names_who_is_connected_and_changes_nothing(postgresql_project: Project) -> None:
+    project = postgresql_project
+    await project.database().setup_and_migrate()
+    await project.database().save_snapshot("one")
+    impatient = project.database()
+    impatient.settings = impatient_settings(project)
+    async with open_connection(project.settings(), "application") as application:
+        pid = await application.scalar(text("SELECT pg_backend_pid()"))
+        with pytest.raises(DatabaseInUse, match=f"pid {pid} "):
+            await impatient.save_snapshot("two")
+        with pytest.raises(DatabaseInUse, match=f"pid {pid} "):
+            await impatient.restore_snapshot("one")
+        waiting = asyncio.create_task(project.database().save_snapshot("two"))
+        await asyncio.sleep(0.8)
+        assert not waiting.done()
+    await waiting
+    assert set(await names(project)) == {"one", "two"}
+    await remove_copies(project)
+
+
+async def test_postgresql_keeps_what_belongs_to_the_database(postgresql_project: Project) -> None:
+    """Owner, rights, settings of the database and of a role in it, the limit and the comment: of now, not of the snapshot."""
+    project = postgresql_project
+    await project.database().setup_and_migrate()
+    name = str(target_of(project.settings()).url.database)
+    await project.database().save_snapshot("one")
+    role = f"{name}_role"
+    await project.execute(
+        f'CREATE ROLE "{role}"',
+        f'ALTER DATABASE {name} OWNER TO "{role}"',
+        f"ALTER DATABASE {name} SET search_path TO public, \"a b\", 'c''d'",
+        f'ALTER ROLE "{role}" IN DATABASE {name} SET statement_timeout TO "1234ms"',
+        f"ALTER DATABASE {name} CONNECTION LIMIT 42",
+        f"REVOKE CONNECT ON DATABASE {name} FROM PUBLIC",
+        f'GRANT CREATE ON DATABASE {name} TO "{role}" WITH GRANT OPTION',
+        f"COMMENT ON DATABASE {name} IS 'it''s ours: \\n'",
+    )
+    query = """
+        SELECT pg_get_userbyid(datdba), datconnlimit, CAST(datacl AS text), shobj_description(oid, 'pg_database'),
+            (SELECT string_agg(CAST(setconfig AS text), ' ' ORDER BY setrole) FROM pg_db_role_setting WHERE setdatabase = oid)
+        FROM pg_database WHERE datname = current_database()
+    """
+    before = await project.rows(query)
+    await project.database().restore_snapshot("one")
+    after = await project.rows(query)
+    assert [sorted(str(after[0][2]).strip("{}").split(","))] == [sorted(str(before[0][2]).strip("{}").split(","))]
+    assert [row[:2] + row[3:] for row in after] == [row[:2] + row[3:] for row in before]
+    await project.execute(f'REASSIGN OWNED BY "{role}" TO CURRENT_USER', f'DROP OWNED BY "{role}"', f'DROP ROLE "{role}"')
+    await remove_copies(project)
+
+
+async def test_a_database_whose_name_is_as_long_as_can_be(server_project: Project) -> None:
+    url = target_of(server_project.settings()).url
+    server_project.url = url.set(database=f"{url.database}_{'x' * (62 - len(str(url.database)))}").render_as_string(hide_password=False)
+    database = server_project.database()
+    try:
+        await database.setup_and_migrate()
+        await database.save_snapshot("a" * 40)
+        await database.save_snapshot("a" * 39 + "b")
+        await database.restore_snapshot("a" * 40)
+        assert len(await names(server_project)) == 3
+    finally:
+        await remove_copies(server_project)
+        await drop_database(server_project.url)
+
+
+@pytest.fixture
+async def mysql_shop(mysql_project: Project) -> AsyncIterator[Project]:
+    await open_shop(mysql_project)
+    yield mysql_project
+    await remove_copies(mysql_project)
+
+
+@pytest.mark.parametrize(
+    "made", ["CREATE VIEW seen AS SELECT * FROM owners", "CREATE TRIGGER t BEFORE INSERT ON owners FOR EACH ROW SET NEW.name = 'x'"]
+)
+async def test_mysql_refuses_to_copy_half_of_a_database(mysql_shop: Project, made: str) -> None:
+    await mysql_shop.execute(made)
+    with pytest.raises(SnapshotFailed, match=r"leave behind: (view seen|trigger t)"):
+        await mysql_shop.database().save_snapshot("one")
+    assert await names(mysql_shop) == []
+
+
+async def test_mysql_copies_values_as_they_are(mysql_shop: Project) -> None:
+    """A zero in an AUTO_INCREMENT column, a generated column, the counter, and a lock that is waited for."""
+    await mysql_shop.execute(
+        "CREATE TABLE odd (id INT AUTO_INCREMENT PRIMARY KEY, a INT, twice INT AS (a * 2) STORED) AUTO_INCREMENT = 50",
+        "INSERT INTO odd (a) VALUES (1)",
+        "UPDATE odd SET id = 0",
+    )
+    await mysql_shop.database().save_snapshot("one")
+    await mysql_shop.execute("DELETE FROM odd")
+    await mysql_shop.database().restore_snapshot("one")
+    assert await mysql_shop.rows("SELECT id, a, twice FROM odd") == [(0, 1, 2)]
+    await mysql_shop.execute("INSERT INTO odd (a) VALUES (2)")
+    assert await mysql_shop.rows("SELECT id FROM odd WHERE a = 2") == [(51,)]
+    impatient = mysql_shop.database()
+    impatient.settings = impatient_settings(mysql_shop)
+    async with open_connection(mysql_shop.settings(), "application") as application:
+        await application.execute(text("SELECT count(*) FROM odd"))
+        with pytest.raises(DatabaseInUse, match="open transaction"):
+            await impatient.restore_snapshot("one")
+    assert await mysql_shop.rows("SELECT count(*) FROM odd") == [(2,)]
