@@ -22,6 +22,7 @@ from fininfra_db.migrate.state import read_versions, refuse_unknown, state_or_no
 from fininfra_db.results import (
     Checked,
     Current,
+    DataChecked,
     Environment,
     Initialized,
     Marked,
@@ -179,6 +180,17 @@ class Database:
         from fininfra_db.migrate.looking import check
 
         return await check(self._project())
+
+    async def check_data(self, *rules: str) -> DataChecked:
+        """Look for rows that break the ``rules`` of these names, or any rule; each that is broken is a finding. Nothing is written.
+
+        Raises ``OptionsInvalid`` for a name that is no rule's, ``TablesMissing`` when the database lacks what the models have.
+        """
+        from fininfra_db.data.checks.runner import check_data
+
+        if alembic_options(self.settings.project_root) is not None:
+            self._project().require_models()
+        return await check_data(self.settings, rules)
 
     async def status(self) -> Status:
         """Everything about the database that matters before a deployment; what speaks against one is a finding."""

@@ -289,3 +289,13 @@ class Interrupted(FininfraDbError):
 
     code = "interrupted"
     exit_code = 130
+
+
+# Checking the data.
+
+
+class TablesMissing(FininfraDbError):
+    """The database lacks tables or columns of the models, so its data cannot be checked."""
+
+    code = "tables-missing"
+    exit_code = 3

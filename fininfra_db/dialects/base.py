@@ -14,6 +14,7 @@ from sqlalchemy import Dialect as SqlalchemyDialect
 from sqlalchemy.types import SchemaType
 
 from fininfra_db.dialects.features import Features as Features
+from fininfra_db.dialects.judging import Judging
 from fininfra_db.dialects.locks import HeldLock, hold
 from fininfra_db.dialects.online import OnlineDdl
 from fininfra_db.dialects.place import Place
@@ -45,7 +46,7 @@ Stated = Callable[[], Collection[str]]
 ConnectionOpener = Callable[[], AbstractAsyncContextManager["AsyncConnection"]]
 
 
-class Dialect(Trouble, Place):
+class Dialect(Trouble, Place, Judging):
     """One kind of database."""
 
     name: ClassVar[str]

@@ -14,6 +14,7 @@ from sqlalchemy.types import SchemaType
 from fininfra_db.dialects.asyncpg_simple import execute_simply, insert_with_commit
 from fininfra_db.dialects.base import CONNECT_TIMEOUT, ConnectionOpener, Dialect, Features, Purpose
 from fininfra_db.dialects.blockers import in_words, names_in
+from fininfra_db.dialects.judging import PostgresqlJudging
 from fininfra_db.dialects.online import OnlineDdl
 from fininfra_db.dialects.sessions import DEFAULTS, SessionOptions, application_name, milliseconds, run_on
 from fininfra_db.dialects.tls import Tls, tls_of
@@ -65,7 +66,7 @@ _LOCKS: Final = """
 """
 
 
-class PostgresqlDialect(Dialect):
+class PostgresqlDialect(PostgresqlJudging, Dialect):
     name = "postgresql"
     label = "PostgreSQL"
     features = Features(transactional_ddl=True, transaction_per_revision=True, has_server=True)

@@ -18,6 +18,7 @@ from sqlalchemy.util import await_only
 
 from fininfra_db.dialects import sqlite_guard, sqlite_snapshots
 from fininfra_db.dialects.base import ConnectionOpener, Dialect, Features, Purpose, Stated, first_line
+from fininfra_db.dialects.judging import SqliteJudging
 from fininfra_db.dialects.locks import HeldLock
 from fininfra_db.dialects.sessions import DEFAULTS, SessionOptions
 from fininfra_db.dialects.sqlite_files import MAGIC, file_of, is_closed_wal, is_file, read_start
@@ -32,7 +33,7 @@ from fininfra_db.types import Money
 _BRING_BACK: Final = "Bring back a snapshot ('fininfra-db snapshot list' shows what there is) or a backup."
 
 
-class SqliteDialect(Dialect):
+class SqliteDialect(SqliteJudging, Dialect):
     name = "sqlite"
     label = "SQLite"
     features = Features(transactional_ddl=True, transaction_per_revision=False, has_server=False)
