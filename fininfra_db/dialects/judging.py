@@ -19,10 +19,9 @@ class Spelled(FunctionElement[Any]):
 
     inherit_cache = False
 
-    def __init__(self, template: str, *expressions: ColumnElement[Any], type_: TypeEngine[Any] | None = None) -> None:
+    def __init__(self, template: str, *expressions: ColumnElement[Any]) -> None:
         super().__init__(*expressions)
         self.template = template
-        self.type = type_ or Numeric()
 
 
 @compiles(Spelled)
@@ -87,17 +86,17 @@ class SqliteJudging(Judging):
     _UNITS: Final = "CAST(round(CASE WHEN abs({0}) < 1e14 THEN {0} END * 10000) AS INTEGER)"
 
     def exact(self, amount: ColumnElement[Any]) -> ColumnElement[Any]:
-        return Spelled(self._UNITS, amount, type_=Integer())
+        return Spelled(self._UNITS, amount)
 
     def has_more_decimals(self, amount: ColumnElement[Any], digits: ColumnElement[int]) -> ColumnElement[bool]:
         step = "CASE {1} WHEN 0 THEN 10000 WHEN 1 THEN 1000 WHEN 2 THEN 100 WHEN 3 THEN 10 ELSE 1 END"
-        return Spelled(f"{self._UNITS} % {step} <> 0", amount, digits, type_=Boolean())
+        return Spelled(f"({self._UNITS} % {step} <> 0)", amount, digits)
 
     def json_total(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
         is_number = "type IN ('integer', 'real') OR (type = 'text' AND json_valid(value) AND value NOT GLOB '*[^-+.0-9eE]*')"
         amount = f"CASE WHEN {is_number} THEN {self._UNITS.format('value')} END"
-        entries = "json_each(CASE WHEN json_valid({0}) AND json_type({0}) = 'object' THEN {0} END)"
-        return Spelled(_SUM.format(amount=amount, entries=entries), column, type_=Integer())
+        entries = "json_each(CASE WHEN json_valid({0}) THEN CASE json_type({0}) WHEN 'object' THEN {0} END END)"
+        return Spelled(_SUM.format(amount=amount, entries=entries), column)
 
     def too_long(self, column: ColumnElement[Any], kind: TypeEngine[Any]) -> ColumnElement[bool] | None:
         """A text of so many bytes or fewer cannot have more characters, and bytes are counted at once."""
@@ -111,12 +110,13 @@ class SqliteJudging(Judging):
                 template = f"abs({{0}}) >= 1e{precision - scale} OR ({finer})"
             case _:
                 return None
-        return Spelled(f"({template})", column, type_=Boolean())
+        return Spelled(f"({template})", column)
 
     def malformed(self, column: ColumnElement[Any], kind: TypeEngine[Any]) -> ColumnElement[bool] | None:
         """By the order of SQLite's kinds of values: numbers come before texts, and texts before bytes.
 
-        Instants are compared as texts, so all of them must be written in one way: the one of SQLAlchemy.
+        Instants are compared as texts, so all of them must be written in one way: the one of SQLAlchemy. To add no days is what
+        makes SQLite see that there is no 30 February.
         """
         match kind:
             case Boolean():
@@ -126,13 +126,13 @@ class SqliteJudging(Judging):
             case Numeric():
                 template = "{0} >= ''"
             case DateTime():
-                template = "(datetime(substr({0}, 1, 19)) IS NOT substr({0}, 1, 19) OR length({0}) NOT IN (19, 23, 26))"
+                template = "datetime(substr({0}, 1, 19), '0 days') IS NOT substr({0}, 1, 19) OR length({0}) NOT IN (19, 23, 26)"
             case Date():
-                template = "date({0}) IS NOT {0}"
+                template = "date({0}, '0 days') IS NOT {0}"
             case JSON():
-                template = "NOT json_valid({0})"
+                template = "{0} IS NOT NULL AND NOT json_valid({0})"
             case String():
                 template = "{0} >= x''"
             case _:
                 return None
-        return Spelled(template, column, type_=Boolean())
+        return Spelled(f"({template})", column)

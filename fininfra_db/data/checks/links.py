@@ -8,7 +8,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Column, ColumnElement, ForeignKeyConstraint, FromClause, Select, Table, and_, func, select
+from sqlalchemy import (
+    ColumnElement,
+    ForeignKeyConstraint,
+    FromClause,
+    PrimaryKeyConstraint,
+    Select,
+    Table,
+    UniqueConstraint,
+    and_,
+    func,
+)
 
 from fininfra_db.data.checks.rule import Books, Fault, Rule, at_fault
 
@@ -18,7 +28,10 @@ _OWNER: Final = "user_id"
 
 @dataclass(frozen=True)
 class _Link:
-    """One foreign key, without the column that says whose the row is: that one has to agree, whether the key says so or not."""
+    """One foreign key, by the columns that say which row is meant.
+
+    ``user_id`` is none of them where the others suffice: whose the row is has to agree, whether the key says so or not.
+    """
 
     constraint: ForeignKeyConstraint
     child: Table
@@ -29,29 +42,34 @@ class _Link:
 
     @property
     def has_owners(self) -> bool:
-        return _OWNER in self.child.c and _OWNER in self.constraint.referred_table.c
+        """Whether both sides say whose they are, beside which row is meant."""
+        both = _OWNER in self.child.c and _OWNER in self.constraint.referred_table.c
+        return both and all(element.column.name != _OWNER for element in self._elements)
 
     @property
     def _elements(self) -> list[Any]:
         elements = list(self.constraint.elements)
-        rest = [each for each in elements if not (each.parent.name == each.column.name == _OWNER)]
-        return rest or elements
-
-    def pairs(self, parent: FromClause) -> list[tuple[Column[Any], ColumnElement[Any]]]:
-        """Each column of the child and the one of ``parent`` that it equals."""
-        return [(element.parent, parent.c[element.column.key]) for element in self._elements]
+        others = [each for each in elements if not (each.parent.name == each.column.name == _OWNER)]
+        return others if _is_unique(self.constraint.referred_table, {each.column.name for each in others}) else elements
 
     def matches(self, parent: FromClause) -> ColumnElement[bool]:
-        return and_(*(ours == theirs for ours, theirs in self.pairs(parent)))
+        return and_(*(element.parent == parent.c[element.column.key] for element in self._elements))
 
     def is_broken(self, parent: FromClause) -> ColumnElement[bool]:
         """Whether a row points at something and the outer join found no ``parent``."""
-        pairs = self.pairs(parent)
-        return and_(*(ours.is_not(None) for ours, _ in pairs), pairs[0][1].is_(None))
+        pointing = (element.parent.is_not(None) for element in self._elements)
+        return and_(*pointing, parent.c[self._elements[0].column.key].is_(None))
 
 
 def _links(table: Table) -> list[_Link]:
     return [_Link(key, table) for key in sorted(table.foreign_key_constraints, key=lambda key: tuple(key.column_keys))]
+
+
+def _is_unique(table: Table, names: set[str]) -> bool:
+    """Whether these columns tell rows of the table apart."""
+    constraints = [each for each in table.constraints if isinstance(each, PrimaryKeyConstraint | UniqueConstraint)]
+    keys = [each.columns for each in constraints] + [each.columns for each in table.indexes if each.unique]
+    return any(len(key) and {column.name for column in key} <= names for key in keys)
 
 
 def _orphans(books: Books) -> Iterator[Select[Any]]:
@@ -68,15 +86,14 @@ def _orphans(books: Books) -> Iterator[Select[Any]]:
 
 
 def _cross_users(books: Books) -> Iterator[Select[Any]]:
-    """Rows without a parent of the same user, few or none, are looked at again: is there one of another user?"""
+    """The same pass. An inner join would be begun at the parents, and jump to and fro in the children."""
     for table in books.tables:
         source: FromClause = table
         faults: list[Fault] = []
         for link in filter(lambda link: link.has_owners, _links(table)):
-            owner, parent, other = table.c[_OWNER], link.constraint.referred_table.alias(), link.constraint.referred_table.alias()
-            source = source.outerjoin(parent, and_(link.matches(parent), parent.c[_OWNER] == owner))
-            others = select(func.count()).where(link.matches(other), other.c[_OWNER] != owner).select_from(other)
-            faults.append((link.columns, and_(link.is_broken(parent), others.correlate(table).scalar_subquery() > 0)))
+            owner, parent = table.c[_OWNER], link.constraint.referred_table.alias()
+            source = source.outerjoin(parent, link.matches(parent))
+            faults.append((link.columns, func.coalesce(parent.c[_OWNER], owner) != owner))
         if faults:
             yield at_fault(table, faults, source)
 

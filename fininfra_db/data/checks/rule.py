@@ -45,9 +45,9 @@ class Books:
 class Rule:
     """One thing that holds for all rows. ``sentence`` says what is wrong with those for which it does not.
 
-    ``queries`` select them: ``PLACE`` and the primary key, see :func:`at_fault`; no query is made where the models have no such
-    column, or the database sees to it itself. With ``is_fault`` they select rows that the database cannot judge, with
-    a ``VALUE`` that is judged here, with the keys.
+    ``queries`` select them: ``PLACE`` first, then the primary key, see :func:`at_fault`. None is made where the models have no such
+    column, or the database sees to it itself. With ``is_fault`` they select rows that the database cannot judge, and last
+    the ``VALUE`` that is judged here, with the keys.
     """
 
     name: str

@@ -9,7 +9,7 @@ from sqlalchemy.exc import NoSuchTableError
 
 from fininfra_db.connections import read
 from fininfra_db.data.checks.registry import rules_named
-from fininfra_db.data.checks.rule import PLACE, VALUE, Books, Rule
+from fininfra_db.data.checks.rule import Books, Rule
 from fininfra_db.dialects import target_of
 from fininfra_db.errors import TablesMissing
 from fininfra_db.migrate.config import load_metadata
@@ -97,18 +97,19 @@ def _judged_there(connection: Connection, query: Select[Any]) -> Iterator[Faulty
         func.count().over(partition_by=place).label("total"),
         func.row_number().over(partition_by=place, order_by=ids or [place]).label("number"),
     ).subquery()
-    samples = connection.execute(select(numbered).where(numbered.c.number <= _SAMPLES).order_by(numbered.c[PLACE], numbered.c.number))
+    where, *_, number = numbered.c
+    samples = connection.execute(select(numbered).where(number <= _SAMPLES).order_by(where, number))
     found: dict[str, FaultyRows] = {}
-    for where, *key, total, _ in samples:
-        before = found.get(where)
-        found[where] = FaultyRows(where, total, (*(before.ids if before else ()), *_as_ids(key)))
+    for named, *key, total, _ in samples:
+        before = found.get(named)
+        found[named] = FaultyRows(named, total, (*(before.ids if before else ()), *_as_ids(key)))
     yield from found.values()
 
 
 def _judged_here(connection: Connection, query: Select[Any], keyring: Keyring, rule: Rule) -> Iterator[FaultyRows]:
     """The same for values that the database cannot judge: a page of rows at a time, in the order of the primary key."""
     assert rule.is_fault is not None
-    key = [column for column in query.selected_columns if column.name not in (PLACE, VALUE)]
+    _, *key, _ = query.selected_columns
     count, where = 0, ""
     ids: list[str] = []
     for place, *key_values, value in _pages(connection, query, key):
