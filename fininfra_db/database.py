@@ -24,6 +24,7 @@ from fininfra_db.results import (
     Current,
     DataChecked,
     Environment,
+    Finding,
     Initialized,
     Marked,
     Migrated,
@@ -184,13 +185,13 @@ class Database:
     async def check_data(self, *rules: str) -> DataChecked:
         """Look for rows that break the ``rules`` of these names, or any rule; each that is broken is a finding. Nothing is written.
 
+        A database ahead of the checkout is the one finding then: its rows are not those of these models.
         Raises ``OptionsInvalid`` for a name that is no rule's, ``TablesMissing`` when the database lacks what the models have.
         """
         from fininfra_db.data.checks.runner import check_data
 
-        if alembic_options(self.settings.project_root) is not None:
-            self._project().require_models()
-        return await check_data(self.settings, rules)
+        ahead = await self._find_ahead() if alembic_options(self.settings.project_root) is not None else ()
+        return DataChecked(findings=ahead) if ahead else await check_data(self.settings, rules)
 
     async def status(self) -> Status:
         """Everything about the database that matters before a deployment; what speaks against one is a finding."""
@@ -346,6 +347,13 @@ class Database:
             f"The models differ from the database: {'; '.join(drift)}. "
             "Run 'fininfra-db revision --autogenerate -m \"...\"', then 'fininfra-db upgrade'.",
         )
+
+    async def _find_ahead(self) -> tuple[Finding, ...]:
+        from fininfra_db.migrate.looking import find_unknown
+
+        project = self._project()
+        project.require_models()
+        return find_unknown(project.history(), await read_versions(project, only_looking=True))
 
     async def _refuse_ahead(self) -> None:
         """The models of an old checkout are not those of a database that newer files have made. Raises ``DatabaseAhead``."""

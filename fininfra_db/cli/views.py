@@ -181,6 +181,8 @@ def _bytes(size: int) -> str:
 @_view.register
 def _(result: DataChecked) -> View:
     rows = tuple((each.rule, _found(each), f"{each.seconds:.2f} s") for each in result.rules)
+    if not rows:
+        return View(())
     checked = sum(each.reason is None for each in result.rules)
     summary = f"{checked} rule{'s' * (checked != 1)} checked, {len(result.findings) or 'none'} broken."
     return View((*(" ".join(row[:2]) for row in rows), summary), Grid(("rule", "found", "took"), rows, summary), is_answer=True)
