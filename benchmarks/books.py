@@ -30,34 +30,79 @@ _AFTER: Final = {
     "mysql": ("ANALYZE TABLE users, bank_connections, accounts, transactions",),
 }
 
-_ROWS: Final[Mapping[str, tuple[str, str]]] = {
-    "users (id, email)": ("{users}", "SELECT 'user-' || n, 'user-' || n || '@example.com' FROM numbers"),
-    "bank_connections (id, user_id, access_token, item_id, institution_name)": (
+_ROWS: Final[tuple[tuple[str, str, Mapping[str, str]], ...]] = (
+    ("users", "{users}", {"id": "'user-' || n", "email": "'user-' || n || '@example.com'"}),
+    (
+        "bank_connections",
         "{users}",
-        "SELECT 'connection-' || n, 'user-' || n, '{token}', 'item-' || n, 'Harbor Street Bank' FROM numbers",
+        {
+            "id": "'connection-' || n",
+            "user_id": "'user-' || n",
+            "access_token": "'{token}'",
+            "item_id": "'item-' || n",
+            "institution_name": "'Harbor Street Bank'",
+        },
     ),
-    "accounts (id, user_id, connection_id, account_id, name, type, subtype, balance, currency)": (
+    (
+        "accounts",
         "{accounts}",
-        "SELECT 'account-' || (1000000 + n) || '-of-a-bank-connection', 'user-' || (1 + n % {users}), 'connection-' || (1 + n % {users}), "
-        "'provider-' || n, 'Everyday Checking', 'checking', 'checking', 0, CASE n % 10 WHEN 0 THEN 'JPY' WHEN 1 THEN 'KWD' ELSE 'USD' END "
-        "FROM numbers",
+        {
+            "id": "'account-' || (1000000 + n) || '-of-a-bank-connection'",
+            "user_id": "'user-' || (1 + n % {users})",
+            "connection_id": "'connection-' || (1 + n % {users})",
+            "account_id": "'provider-' || n",
+            "name": "'Everyday Checking'",
+            "type": "'checking'",
+            "subtype": "'checking'",
+            "balance": "0",
+            "currency": "CASE n % 10 WHEN 0 THEN 'JPY' WHEN 1 THEN 'KWD' ELSE 'USD' END",
+        },
     ),
-    "transactions (id, user_id, account_id, transaction_id, amount, date, name, merchant_name, category, pending)": (
+    (
+        "transactions",
         "{transactions}",
-        "SELECT 'transaction-' || (100000000 + n) || '-of-the-ledger0', 'user-' || (1 + (1 + n % {accounts}) % {users}), "
-        "'account-' || (1000001 + n % {accounts}) || '-of-a-bank-connection', 'provider-' || n, "
-        "CASE WHEN (1 + n % {accounts}) % 10 = 0 THEN n % 9000 ELSE (n * 37 % 90000) / 100.0 END, {day}, 'KESTREL MARKET', 'Kestrel Market', "
-        "CASE WHEN n <= {accounts} THEN 'Opening balance' ELSE 'Food' END, CASE WHEN n > {accounts} AND n % 97 = 0 THEN {true} ELSE {false} END FROM numbers",
+        {
+            "id": "'transaction-' || (100000000 + n) || '-of-the-ledger0'",
+            "user_id": "'user-' || (1 + (1 + n % {accounts}) % {users})",
+            "account_id": "'account-' || (1000001 + n % {accounts}) || '-of-a-bank-connection'",
+            "transaction_id": "'provider-' || n",
+            "amount": "CASE WHEN (1 + n % {accounts}) % 10 = 0 THEN n % 9000 ELSE (n * 37 % 90000) / 100.0 END",
+            "date": "{day}",
+            "name": "'KESTREL MARKET'",
+            "merchant_name": "'Kestrel Market'",
+            "category": "CASE WHEN n <= {accounts} THEN 'Opening balance' ELSE 'Food' END",
+            "pending": "CASE WHEN n > {accounts} AND n % 97 = 0 THEN {true} ELSE {false} END",
+        },
     ),
-    "net_worth_snapshots (id, user_id, snapshot_date, total_assets, total_liabilities, net_worth, assets_breakdown, liabilities_breakdown)": (
+    (
+        "net_worth_snapshots",
         "{users}",
-        "SELECT 'snapshot-' || n, 'user-' || n, {day}, 150.5, 50, 100.5, '{assets}', '{liabilities}' FROM numbers",
+        {
+            "id": "'snapshot-' || n",
+            "user_id": "'user-' || n",
+            "snapshot_date": "{day}",
+            "total_assets": "150.5",
+            "total_liabilities": "50",
+            "net_worth": "100.5",
+            "assets_breakdown": "'{assets}'",
+            "liabilities_breakdown": "'{liabilities}'",
+        },
     ),
-    "budgets (id, user_id, name, type, start_date, end_date, categories)": (
+    (
+        "budgets",
         "{users}",
-        "SELECT 'budget-' || n, 'user-' || n, 'Home', 'monthly', {day}, {day}, '{liabilities}' FROM numbers",
+        {
+            "id": "'budget-' || n",
+            "user_id": "'user-' || n",
+            "name": "'Home'",
+            "type": "'monthly'",
+            "start_date": "{day}",
+            "end_date": "{day}",
+            "categories": "'{liabilities}'",
+        },
     ),
-}
+)
+"""Table, how many rows, and what is in each column of row ``n``."""
 _BALANCES: Final = (
     "UPDATE accounts SET balance = (SELECT round(sum(amount), 2) FROM transactions WHERE account_id = accounts.id AND pending = {false})"
 )
@@ -81,9 +126,10 @@ async def make_books(settings: Settings, transactions: int) -> None:
     async with open_connection(settings, "migration") as connection:
         for statement in _BEFORE.get(dialect, ()):
             await connection.execute(text(statement))
-        for table, (count, rows) in _ROWS.items():
+        for table, count, values in _ROWS:
             numbers = f"WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {count})"
-            await connection.execute(text(_filled(f"INSERT INTO {table} {numbers} {rows}", figures)))
+            rows = f"INSERT INTO {table} ({', '.join(values)}) {numbers} SELECT {', '.join(values.values())} FROM numbers"
+            await connection.execute(text(_filled(rows, figures)))
         await connection.execute(text(_filled(_BALANCES, figures)))
         await connection.commit()
         for statement in _AFTER[dialect]:
