@@ -1,4 +1,4 @@
-"""Write the parts of README.md that come from the code: command reference, exit codes, schema diagram.
+"""Write the parts of README.md that come from the code: command reference, exit codes, schema diagram, rules of check-data.
 
 python -m docs.generate           rewrite them
 python -m docs.generate --check   exit 1 if they are not current
@@ -15,6 +15,7 @@ from sqlalchemy.dialects import postgresql
 
 from fininfra_db import errors
 from fininfra_db.cli.app import app
+from fininfra_db.data.checks.registry import RULES
 from fininfra_db.models import Base
 
 README = Path(__file__).resolve().parent.parent / "README.md"
@@ -75,7 +76,8 @@ def exit_codes() -> str:
         0: "done, or nothing to do",
         1: "failed",
         2: "usage or configuration",
-        3: "a check found work: pending, edited or unfinished revisions, drift, several heads, a database that is ahead, rows to seal",
+        3: "a check found work: pending, edited or unfinished revisions, drift, several heads, a database that is ahead, rows to seal, "
+        "rows that break a rule of `check-data`, whose name is the code then",
         4: "refused, or needs a confirmation",
         5: "lock not obtained, lost, or worth nothing",
         6: "cannot connect",
@@ -105,6 +107,11 @@ def exit_codes() -> str:
     return "\n".join(["| exit code | meaning | `error.code` in JSON |", "| --- | --- | --- |", *rows])
 
 
+def rules() -> str:
+    """Each rule of check-data and what it finds."""
+    return "\n".join(["| rule | what it finds |", "| --- | --- |", *(f"| `{rule.name}` | {rule.sentence} |" for rule in RULES.values())])
+
+
 def diagram() -> str:
     """The schema as Mermaid."""
     lines = ["```mermaid", "erDiagram"]
@@ -127,7 +134,7 @@ def _column(column: Column[Any]) -> str:
     return f"{kind} {column.name} {marks}".rstrip()
 
 
-BLOCKS: dict[str, Callable[[], str]] = {"commands": commands, "exit codes": exit_codes, "diagram": diagram}
+BLOCKS: dict[str, Callable[[], str]] = {"commands": commands, "exit codes": exit_codes, "diagram": diagram, "rules": rules}
 
 
 def main() -> None:

@@ -20,7 +20,9 @@ from fininfra_db.migrate.state import read_versions, refuse_unknown, state_or_no
 from fininfra_db.results import (
     Checked,
     Current,
+    DataChecked,
     Environment,
+    Finding,
     Initialized,
     KeysStatus,
     Marked,
@@ -187,6 +189,17 @@ class Database:
         from fininfra_db.migrate.looking import check
 
         return await check(self._project())
+
+    async def check_data(self, *rules: str) -> DataChecked:
+        """Look for rows that break the ``rules`` of these names, or any rule; each that is broken is a finding. Nothing is written.
+
+        A database ahead of the checkout is the one finding then: its rows are not those of these models.
+        Raises ``OptionsInvalid`` for a name that is no rule's, ``TablesMissing`` when the database lacks what the models have.
+        """
+        from fininfra_db.data.checks.runner import check_data
+
+        ahead = await self._find_ahead() if alembic_options(self.settings.project_root) is not None else ()
+        return DataChecked(findings=ahead) if ahead else await check_data(self.settings, rules)
 
     async def status(self) -> Status:
         """Everything about the database that matters before a deployment; what speaks against one is a finding."""
@@ -417,6 +430,13 @@ class Database:
     def _require_models(self) -> None:
         if alembic_options(self.settings.project_root) is not None:
             self._project().require_models()
+
+    async def _find_ahead(self) -> tuple[Finding, ...]:
+        from fininfra_db.migrate.looking import find_unknown
+
+        project = self._project()
+        project.require_models()
+        return find_unknown(project.history(), await read_versions(project, only_looking=True))
 
     async def _refuse_ahead(self) -> None:
         """The models of an old checkout are not those of a database that newer files have made. Raises ``DatabaseAhead``."""

@@ -325,3 +325,13 @@ class ResealingFailed(FininfraDbError):
     """A rotation of keys, or the sealing of plaintext, did not come to its end. What it had committed stays, and is carried on with."""
 
     code = "resealing-failed"
+
+
+# Checking the data.
+
+
+class TablesMissing(FininfraDbError):
+    """The database lacks tables or columns of the models, so its data cannot be checked."""
+
+    code = "tables-missing"
+    exit_code = 3

@@ -395,3 +395,31 @@ class Upserted(Result):
     inserted: int
     updated: int
     unchanged: int
+
+
+@dataclass(frozen=True)
+class FaultyRows:
+    """Rows that break a rule in one ``place``, ``table.column``: how many, and the primary keys of the first few."""
+
+    place: str
+    count: int
+    ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RuleChecked:
+    """What one rule of check-data found: ``count`` rows in ``faults``. ``reason`` says why it was not checked."""
+
+    rule: str
+    sentence: str
+    seconds: float
+    reason: str | None = None
+    count: int = 0
+    faults: tuple[FaultyRows, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataChecked(Result):
+    """What each of the rules found, in the order in which they ran."""
+
+    rules: tuple[RuleChecked, ...] = ()

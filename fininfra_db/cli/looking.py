@@ -1,10 +1,10 @@
-"""Help panel "Look": current, history, heads, show, status, wait. Nothing here writes a byte."""
+"""Help panel "Look": current, history, heads, show, status, check-data, wait. Nothing here writes a byte."""
 
 from typing import Annotated
 
 import typer
 
-from fininfra_db.cli.options import Revision, command
+from fininfra_db.cli.options import Revision, Rules, command
 from fininfra_db.cli.perform import look
 
 PANEL = "Look"
@@ -49,6 +49,11 @@ def register(app: typer.Typer) -> None:
     def status(ctx: typer.Context) -> None:
         """Exit 3 unless it is safe to deploy: nothing pending, missing, edited or unfinished."""
         look(ctx, lambda database: database.status())
+
+    @command(app, "check-data", panel=PANEL)
+    def check_data(ctx: typer.Context, rules: Rules = None) -> None:
+        """Exit 3 if rows break a rule: books that do not balance, rows of nobody, tokens that do not open."""
+        look(ctx, lambda database: database.check_data(*rules or ()))
 
     @command(app, "wait", panel=PANEL)
     def wait(

@@ -199,6 +199,13 @@ def complete_revision(ctx: typer.Context, incomplete: str) -> Iterator[tuple[str
             yield info.revision, _escaped(info.message)
 
 
+def complete_rule(incomplete: str) -> list[str]:
+    """Shell completion of the rules of check-data."""
+    from fininfra_db.data.checks.names import RULE_NAMES
+
+    return [name for name in RULE_NAMES if name.startswith(incomplete)]
+
+
 def _escaped(text: str) -> str:
     """Foreign text for Typer, which takes the help of a completion for Rich's markup."""
     if "[" not in text:
@@ -210,6 +217,7 @@ def _escaped(text: str) -> str:
 
 Revision = Annotated[str, typer.Argument(help="head, base, +1, -1, a revision or its beginning.", autocompletion=complete_revision)]
 Revisions = Annotated[list[str], typer.Argument(help="Revisions, or heads for all.", autocompletion=complete_revision)]
+Rules = Annotated[list[str] | None, typer.Argument(help="Rules; all when none is named.", autocompletion=complete_rule)]
 Sql = Annotated[bool, typer.Option("--sql", help="Print the SQL instead of running it; takes from:to.")]
 Tag = Annotated[str | None, typer.Option("--tag", help="A word for env.py's get_tag_argument().")]
 Message = Annotated[str | None, typer.Option("--message", "-m", help="The message of the revision.")]

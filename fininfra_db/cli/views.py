@@ -10,6 +10,7 @@ from fininfra_db.results import (
     Applied,
     Checked,
     Current,
+    DataChecked,
     Environment,
     Initialized,
     KeyGenerated,
@@ -24,6 +25,7 @@ from fininfra_db.results import (
     Revised,
     RevisionInfo,
     Revisions,
+    RuleChecked,
     Script,
     SealedColumn,
     Seeded,
@@ -187,6 +189,22 @@ def _bytes(size: int) -> str:
             return f"{amount:.0f} {unit}" if unit == "bytes" else f"{amount:.1f} {unit}"
         amount /= 1000
     return f"{amount:.1f} TB"
+
+
+@_view.register
+def _(result: DataChecked) -> View:
+    rows = tuple((each.rule, _found(each), f"{each.seconds:.2f} s") for each in result.rules)
+    if not rows:
+        return View(())
+    checked = sum(each.reason is None for each in result.rules)
+    summary = f"{checked} rule{'s' * (checked != 1)} checked, {len(result.findings) or 'none'} broken."
+    return View((*(" ".join(row[:2]) for row in rows), summary), Grid(("rule", "found", "took"), rows, summary), is_answer=True)
+
+
+def _found(checked: RuleChecked) -> str:
+    if checked.reason is not None:
+        return f"not checked: {checked.reason}"
+    return f"{checked.count:,} row{'s' * (checked.count != 1)}" if checked.count else "ok"
 
 
 @_view.register

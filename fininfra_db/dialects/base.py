@@ -17,6 +17,7 @@ from sqlalchemy.types import SchemaType
 
 from fininfra_db.dialects.bulk import PlainSender, Plan, Sender, load
 from fininfra_db.dialects.features import Features as Features
+from fininfra_db.dialects.judging import Judging
 from fininfra_db.dialects.lifted import Lifted
 from fininfra_db.dialects.locks import HeldLock, hold
 from fininfra_db.dialects.online import OnlineDdl
@@ -50,7 +51,7 @@ Stated = Callable[[], Collection[str]]
 ConnectionOpener = Callable[[], AbstractAsyncContextManager[Lifted]]
 
 
-class Dialect(Trouble, Place):
+class Dialect(Trouble, Place, Judging):
     """One kind of database."""
 
     name: ClassVar[str]

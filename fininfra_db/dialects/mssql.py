@@ -15,6 +15,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import DDLCompiler
 
 from fininfra_db.dialects.base import Dialect, Features, Purpose
+from fininfra_db.dialects.judging import MssqlJudging
 from fininfra_db.dialects.sessions import SessionOptions, milliseconds
 from fininfra_db.dialects.tls import tls_of
 from fininfra_db.errors import UrlInvalid
@@ -33,7 +34,7 @@ _GAVE_UP_WAITING: Final = (1222, 1205)
 _LOCK: Final = "fininfra-db migrations"
 
 
-class MssqlDialect(Dialect):
+class MssqlDialect(MssqlJudging, Dialect):
     name = "mssql"
     label = "SQL Server"
     features = Features(transactional_ddl=True, transaction_per_revision=True, has_server=True, row_comparison=False)

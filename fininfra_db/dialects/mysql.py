@@ -19,6 +19,7 @@ from sqlalchemy.util import await_only, greenlet_spawn
 from fininfra_db.dialects.base import ConnectionOpener, Dialect, Features, Purpose
 from fininfra_db.dialects.blockers import in_words
 from fininfra_db.dialects.bulk import Plan, Sender
+from fininfra_db.dialects.judging import MysqlJudging
 from fininfra_db.dialects.lifted import Lifted
 from fininfra_db.dialects.mysql_insert import InsertSender
 from fininfra_db.dialects.mysql_snapshots import MysqlSnapshots
@@ -65,7 +66,7 @@ _KILL_TIMEOUT: Final = 1.5
 """Seconds to wait for the server to end an interrupted statement."""
 
 
-class MysqlDialect(Dialect):
+class MysqlDialect(MysqlJudging, Dialect):
     name = "mysql"
     label = "MySQL/MariaDB"
     features = Features(transactional_ddl=False, transaction_per_revision=True, has_server=True, row_comparison=False)

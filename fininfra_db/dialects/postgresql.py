@@ -15,6 +15,7 @@ from fininfra_db.dialects.asyncpg_simple import execute_simply, insert_with_comm
 from fininfra_db.dialects.base import CONNECT_TIMEOUT, ConnectionOpener, Dialect, Features, Purpose
 from fininfra_db.dialects.blockers import in_words, names_in
 from fininfra_db.dialects.bulk import Plan, Sender
+from fininfra_db.dialects.judging import PostgresqlJudging
 from fininfra_db.dialects.lifted import Lifted
 from fininfra_db.dialects.online import OnlineDdl
 from fininfra_db.dialects.postgresql_copy import CopySender
@@ -69,7 +70,7 @@ _LOCKS: Final = """
 """
 
 
-class PostgresqlDialect(Dialect):
+class PostgresqlDialect(PostgresqlJudging, Dialect):
     name = "postgresql"
     label = "PostgreSQL"
     features = Features(transactional_ddl=True, transaction_per_revision=True, has_server=True, row_comparison=True)

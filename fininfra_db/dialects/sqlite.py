@@ -19,6 +19,7 @@ from sqlalchemy.util import await_only
 from fininfra_db.dialects import sqlite_guard, sqlite_snapshots
 from fininfra_db.dialects.base import ConnectionOpener, Dialect, Features, Purpose, Stated, first_line
 from fininfra_db.dialects.bulk import Plan, Sender
+from fininfra_db.dialects.judging import SqliteJudging
 from fininfra_db.dialects.locks import HeldLock
 from fininfra_db.dialects.sessions import DEFAULTS, SessionOptions
 from fininfra_db.dialects.snapshots import Access, SnapshotStore
@@ -38,7 +39,7 @@ _UNFINISHED: Final = "SQLITE_READONLY_ROLLBACK"
 _BRING_BACK: Final = "Bring back a snapshot ('fininfra-db snapshot list' shows what there is) or a backup."
 
 
-class SqliteDialect(Dialect):
+class SqliteDialect(SqliteJudging, Dialect):
     name = "sqlite"
     label = "SQLite"
     features = Features(transactional_ddl=True, transaction_per_revision=False, has_server=False, row_comparison=True)

@@ -85,6 +85,11 @@ def test_revisions_are_offered(project: Project, shell: str, line: str, offered:
     assert set(completed(shell, f"fininfra-db {line}", project.root)) == offered
 
 
+@pytest.mark.parametrize("shell", ["bash", "fish"])
+def test_rules_are_offered(project: Project, shell: str) -> None:
+    assert set(completed(shell, "fininfra-db check-data orphans bu", project.root)) == {"budgets"}
+
+
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
 def test_revisions_are_described_by_their_messages(project: Project, shell: str) -> None:
     offered = completed(shell, "fininfra-db upgrade ", project.root)

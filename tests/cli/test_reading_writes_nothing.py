@@ -37,6 +37,8 @@ READING = (
     "history -v",
     "status",
     "status --json",
+    "check-data",
+    "check-data orphans --json",
     "wait",
     "wait --for head",
     "environment show",
@@ -103,8 +105,8 @@ def test_the_log_of_a_running_application_is_left_as_it_is(at_head: Project, lin
 
 def test_no_file_is_made_where_none_is(at_head: Project) -> None:
     database_file(at_head).unlink()
-    lines = ("current", "history -i", "show current", "check", "status", "wait --for head --timeout 0", "history", "history -v", "wait")
-    assert list(looked_at(at_head, *lines).values()) == [6, 6, 6, 6, 6, 3, 0, 0, 0]
+    lines = ("current", "history -i", "show current", "check", "status", "check-data", "wait --for head --timeout 0", "history", "wait")
+    assert list(looked_at(at_head, *lines).values()) == [6, 6, 6, 6, 6, 6, 3, 0, 0]
     assert not database_file(at_head).exists()
 
 

@@ -44,6 +44,7 @@ SNAPSHOT = "20261122T084400.000Z-873e0a8abbd9"
 
 SUCCEEDS = {
     "check": (),
+    "check-data": (),
     "create-tables": (),
     "current": (),
     "downgrade": ("-1",),

@@ -33,6 +33,7 @@ LOOKS = tuple(
         "check",
         "status",
         "status -v --json",
+        "check-data",
         "wait",
         "wait --for head --timeout 0",
         "environment show",

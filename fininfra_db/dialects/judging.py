@@ -1,0 +1,138 @@
+"""What the rules of ``check-data`` are made of where databases differ: decimals, JSON, and what only SQLite lets in."""
+
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, func
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import JSON, Boolean, Date, DateTime, Float, Integer, Numeric, String, TypeEngine
+
+_SUM: Final = "(SELECT CASE WHEN count(*) = count({amount}) THEN coalesce(sum({amount}), 0) END FROM {entries})"
+"""The sum of the entries of an object; NULL when one of them is no amount."""
+_DIGITS: Final = "^-?[0-9]+([.][0-9]+)?([eE][-+]?[0-9]+)?$"
+"""How a number is written in JSON, and how Python writes a ``Decimal``."""
+
+
+class Spelled(FunctionElement[Any]):
+    """Other expressions in a text that is one database's own: ``{0}`` stands for the first of them."""
+
+    inherit_cache = False
+
+    def __init__(self, template: str, *expressions: ColumnElement[Any]) -> None:
+        super().__init__(*expressions)
+        self.template = template
+
+
+@compiles(Spelled)
+def _compile_spelled(element: Spelled, compiler: SQLCompiler, **options: Any) -> str:
+    return element.template.format(*(compiler.process(each, **options) for each in element.clauses))
+
+
+class Judging:
+    """How a database compares amounts and adds up JSON, and whether a stored value is what its column says."""
+
+    def exact(self, amount: ColumnElement[Any]) -> ColumnElement[Any]:
+        """An amount of money that can be added and compared exactly; all of one database are in the same unit."""
+        return amount
+
+    def has_more_decimals(self, amount: ColumnElement[Any], digits: ColumnElement[int]) -> ColumnElement[bool]:
+        """Whether an amount of money has more than so many decimals, up to 4."""
+        return amount != func.round(amount, digits)
+
+    def json_total(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        """The sum of the amounts in a JSON object of numbers and decimal strings, in the unit of ``exact()``.
+
+        NULL when an entry is neither. What is no object, NULL included, has no entries, and so adds up to 0.
+        """
+        raise NotImplementedError
+
+    def too_long(self, column: ColumnElement[Any], kind: TypeEngine[Any]) -> ColumnElement[bool] | None:
+        """Whether a value is longer than its column; None where there can be no such value."""
+        return None
+
+    def malformed(self, column: ColumnElement[Any], kind: TypeEngine[Any]) -> ColumnElement[bool] | None:
+        """Whether a value is not of the type of its column; None where there can be no such value."""
+        return None
+
+
+class PostgresqlJudging(Judging):
+    def json_total(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        json = "CAST({0} AS jsonb)"
+        entries = f"jsonb_each_text(CASE WHEN jsonb_typeof({json}) = 'object' THEN {json} END) AS entries (name, entry)"
+        return Spelled(_SUM.format(amount=f"CASE WHEN entry ~ '{_DIGITS}' THEN CAST(entry AS numeric) END", entries=entries), column)
+
+
+class MysqlJudging(Judging):
+    def json_total(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        amount = f"CASE WHEN entries.entry REGEXP '{_DIGITS}' THEN CAST(entries.entry AS DECIMAL(65, 20)) END"
+        json = "CASE WHEN JSON_TYPE({0}) = 'OBJECT' THEN {0} ELSE '{{}}' END"
+        entries = f"JSON_TABLE({json}, '$.*' COLUMNS (entry VARCHAR(255) PATH '$')) AS entries"
+        return Spelled(_SUM.format(amount=amount, entries=entries), column)
+
+
+class MssqlJudging(Judging):
+    def json_total(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        entries = "OPENJSON(CASE WHEN ISJSON({0}) = 1 THEN {0} ELSE '{{}}' END) AS entries"
+        return Spelled(_SUM.format(amount="TRY_CAST(entries.value AS DECIMAL(38, 10))", entries=entries), column)
+
+
+class SqliteJudging(Judging):
+    """SQLite's numbers are binary, and its columns keep whatever they are given.
+
+    An amount beyond any sum that 64 bits hold in ten-thousandths is NULL here, and found to be too long.
+    """
+
+    _UNITS: Final = "CAST(round(CASE WHEN abs({0}) < 1e14 THEN {0} END * 10000) AS INTEGER)"
+
+    def exact(self, amount: ColumnElement[Any]) -> ColumnElement[Any]:
+        return Spelled(self._UNITS, amount)
+
+    def has_more_decimals(self, amount: ColumnElement[Any], digits: ColumnElement[int]) -> ColumnElement[bool]:
+        step = "CASE {1} WHEN 0 THEN 10000 WHEN 1 THEN 1000 WHEN 2 THEN 100 WHEN 3 THEN 10 ELSE 1 END"
+        return Spelled(f"({self._UNITS} % {step} <> 0)", amount, digits)
+
+    def json_total(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        is_number = "type IN ('integer', 'real') OR (type = 'text' AND json_valid(value) AND value NOT GLOB '*[^-+.0-9eE]*')"
+        amount = f"CASE WHEN {is_number} THEN {self._UNITS.format('value')} END"
+        entries = "json_each(CASE WHEN json_valid({0}) THEN CASE json_type({0}) WHEN 'object' THEN {0} END END)"
+        return Spelled(_SUM.format(amount=amount, entries=entries), column)
+
+    def too_long(self, column: ColumnElement[Any], kind: TypeEngine[Any]) -> ColumnElement[bool] | None:
+        """A text of so many bytes or fewer cannot have more characters, and bytes are counted at once."""
+        match kind:
+            case String(length=int(length)):
+                template = f"length(CAST({{0}} AS BLOB)) > {length} AND (length({{0}}) > {length} OR instr({{0}}, char(0)) > 0)"
+            case Float():
+                return None
+            case Numeric(precision=int(precision), scale=int(scale)) if scale < 9:
+                finer = f"abs({{0}}) < 1e6 AND CAST(round({{0}} * 1e9) AS INTEGER) % {10 ** (9 - scale)} <> 0"
+                template = f"abs({{0}}) >= 1e{precision - scale} OR ({finer})"
+            case _:
+                return None
+        return Spelled(f"({template})", column)
+
+    def malformed(self, column: ColumnElement[Any], kind: TypeEngine[Any]) -> ColumnElement[bool] | None:
+        """By the order of SQLite's kinds of values: numbers come before texts, and texts before bytes.
+
+        Instants are compared as texts, so all of them must be written in one way: the one of SQLAlchemy. To add no days is what
+        makes SQLite see that there is no 30 February.
+        """
+        match kind:
+            case Boolean():
+                template = "{0} NOT IN (0, 1)"
+            case Integer():
+                template = "typeof({0}) NOT IN ('integer', 'null')"
+            case Numeric():
+                template = "{0} >= ''"
+            case DateTime():
+                template = "datetime(substr({0}, 1, 19), '0 days') IS NOT substr({0}, 1, 19) OR length({0}) NOT IN (19, 23, 26)"
+            case Date():
+                template = "date({0}, '0 days') IS NOT {0}"
+            case JSON():
+                template = "{0} IS NOT NULL AND NOT json_valid({0})"
+            case String():
+                template = "{0} >= x''"
+            case _:
+                return None
+        return Spelled(f"({template})", column)
