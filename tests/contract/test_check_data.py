@@ -1,10 +1,11 @@
-"""``check-data``: nothing is found in the seed, and each planted fault is found by its rule alone, by its id and not by its value."""
+"""``check-data``: nothing is found in any profile, and each planted fault is found by its rule alone, by its id and not by its value."""
 
 import asyncio
 import dataclasses
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from fininfra_db.data.checks import runner
 from fininfra_db.data.checks.names import RULE_NAMES
 from fininfra_db.data.checks.registry import RULES
 from fininfra_db.data.checks.rule import PLACE, Books, Rule
+from fininfra_db.data.request import SeedRequest
 from fininfra_db.dialects import dialect_of
 from fininfra_db.errors import OptionsInvalid, TablesMissing
 from fininfra_db.models import Base, User
@@ -30,6 +32,11 @@ KEYS_OFF = {
     "mysql": "SET foreign_key_checks = 0",
 }
 TRUE, FALSE = "(1 = 1)", "(1 = 0)"
+PROFILES = (
+    SeedRequest("household"),
+    SeedRequest("demo", users=4, months=6, as_of=date(2024, 3, 31)),
+    SeedRequest("load", users=3, accounts=2, per_account=40),
+)
 
 
 # Rows as they come from SQL written by hand, which the types of the models never see.
@@ -188,12 +195,13 @@ class Faulty:
 
 @pytest.fixture(scope="module", params=DATABASES)
 def faulty(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
-    """The seed as it is, and with one fault for each rule."""
+    """Every profile as it is, and with one fault for each rule."""
     for project in make_project(request.param, tmp_path_factory.mktemp("faulty"), generate_key()):
 
         async def look(project: Project = project) -> Faulty:
             await make_tables(project)
-            await project.database().seed()
+            for request in PROFILES:
+                await project.database().seed(request)
             clean = await project.database().check_data()
             sealed = sealed_with(project)
             planted = faults(sealed, Keyring(generate_key()).encrypt("access-sandbox-foreign"))
@@ -205,7 +213,7 @@ def faulty(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         yield asyncio.run(look())
 
 
-def test_nothing_is_wrong_with_the_seed(faulty: Faulty) -> None:
+def test_nothing_is_wrong_with_any_profile(faulty: Faulty) -> None:
     assert faulty.clean.findings == ()
     assert faulty.clean.warnings == ()
     assert [each.rule for each in faulty.clean.rules] == list(RULE_NAMES)
