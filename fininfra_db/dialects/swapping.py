@@ -108,13 +108,19 @@ def one_by_one(connection: Connection, slot: Slot, swaps: Sequence[Swap]) -> dic
 
 
 def from_arrays(connection: Connection, slot: Slot, swaps: Sequence[Swap]) -> dict[Key, str]:
-    """One UPDATE from arrays, a row of which is a swap."""
-    types = [*(each.type for each in slot.table.primary_key), Text(), Text()]
-    arrays = [cast(_as_it_is(list(values)), ARRAY(kind)) for values, kind in zip(_columns(swaps), types, strict=True)]
-    source = func.unnest(*arrays).table_valued(*slot.names, _OLD, _NEW, name=_STAGE).render_derived()
+    """One UPDATE from arrays, a row of which is a swap.
+
+    The values are parameters and no part of the statement, which refers to itself: it would keep them until Python looks for garbage.
+    """
+    names = (*slot.names, _OLD, _NEW)
+    types = (*(each.type for each in slot.table.primary_key), Text(), Text())
+    lists = [f"fininfra_{number}" for number, _ in enumerate(names)]
+    arrays = [cast(bindparam(name, type_=NullType()), ARRAY(kind)) for name, kind in zip(lists, types, strict=True)]
+    source = func.unnest(*arrays).table_valued(*names, name=_STAGE).render_derived()
     same_row = [each == source.c[each.name] for each in slot.key]
     swap = update(slot.rows).where(*same_row, slot.value == source.c[_OLD]).values({slot.value: source.c[_NEW]})
-    return _by_key(connection.execute(swap.returning(*slot.key, slot.value)))
+    parameters = dict(zip(lists, map(list, zip(*((*key, old, new) for key, old, new in swaps), strict=True)), strict=True))
+    return _by_key(connection.execute(swap.returning(*slot.key, slot.value), parameters))
 
 
 def from_values(connection: Connection, slot: Slot, swaps: Sequence[Swap]) -> dict[Key, str]:
@@ -179,8 +185,3 @@ def _bytes(value: ColumnElement[str]) -> ColumnElement[bytes]:
 def _by_key(rows: Result[Any]) -> dict[Key, str]:
     """The values in the last column by the key in the others."""
     return {row[:-1]: row[-1] for row in rows.all()}
-
-
-def _columns(swaps: Sequence[Swap]) -> list[tuple[Any, ...]]:
-    """The parts of the keys, the old and the new values, each as a column."""
-    return [*zip(*(key for key, _, _ in swaps), strict=True), tuple(old for _, old, _ in swaps), tuple(new for _, _, new in swaps)]
