@@ -15,13 +15,14 @@ from itertools import islice
 from operator import itemgetter
 from typing import Any, Final
 
-from sqlalchemy import Column, Connection, Date, NestedTransaction, Table, UniqueConstraint, insert
+from sqlalchemy import Boolean, Column, Connection, Date, NestedTransaction, Table, UniqueConstraint, insert
 from sqlalchemy import Dialect as SqlalchemyDialect
 from sqlalchemy.exc import DBAPIError, ProgrammingError, SQLAlchemyError
 from sqlalchemy.util import await_only, greenlet_spawn
 
 from fininfra_db.dialects.refusal import refused_by_database, refused_by_type
 from fininfra_db.errors import ConfigurationError, OptionsInvalid, RowRefused
+from fininfra_db.types import Money, UtcDateTime
 
 Row = Mapping[str, Any]
 Values = list[list[Any]]
@@ -29,7 +30,8 @@ Values = list[list[Any]]
 
 _SLICE: Final = 250
 """Rows that are prepared in one go. The event loop, which feeds the server, waits for so many."""
-_DATES: Final = 4096
+_REPEATED: Final = (Boolean, Date, Money, UtcDateTime)
+_REPEATED_VALUES: Final = 4096
 
 
 @dataclass(frozen=True)
@@ -145,9 +147,9 @@ def _maker(default: Any) -> Callable[[], Any] | None:
 
 
 def _processor(column: Column[Any], dialect: SqlalchemyDialect) -> Callable[[Any], Any] | None:
-    """What an ordinary insert applies to a value. Days come again and again, and SQLite's are slow to write."""
+    """What an ordinary insert applies to a value. Of some types the same values come again and again, and are slow to write."""
     process = column.type.dialect_impl(dialect).bind_processor(dialect)
-    return lru_cache(_DATES)(process) if process is not None and isinstance(column.type, Date) else process
+    return lru_cache(_REPEATED_VALUES, typed=True)(process) if process is not None and isinstance(column.type, _REPEATED) else process
 
 
 class Sender(ABC):

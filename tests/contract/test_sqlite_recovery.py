@@ -39,11 +39,9 @@ async def test_a_look_says_what_is_to_be_done_and_changes_nothing(killed: Projec
     assert traces(killed.root) == before
 
 
-@pytest.mark.parametrize(
-    "verb", ["seed", "upgrade", "stamp", "downgrade", "reset", "set_environment", "setup_and_migrate", "create_tables"]
-)
+@pytest.mark.parametrize("verb", ["seed", "upgrade", "downgrade", "reset"])
 async def test_what_writes_rolls_it_back_first(killed: Project, verb: str) -> None:
-    arguments = {"downgrade": ("-1",), "stamp": ("head",), "set_environment": ("development",), "seed": (SeedRequest(),)}
+    arguments = {"downgrade": ("-1",), "seed": (SeedRequest(),)}
     await getattr(killed.database(), verb)(*arguments.get(verb, ()))
     if verb not in ("downgrade", "reset"):
         assert await killed.rows("SELECT count(*) FROM users") == [(2,)]

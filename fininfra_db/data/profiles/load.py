@@ -141,7 +141,7 @@ class Load(Plan):
                 "id": f"{head}{serial & 0xFFFF:04x}{mark}",
                 "user_id": user_id,
                 "account_id": account_id,
-                "transaction_id": f"load-{index}",
+                "transaction_id": f"load-{index:09d}",
                 "amount": amount,
                 "date": days[index * span // size],
                 "name": name,
