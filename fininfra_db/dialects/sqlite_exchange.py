@@ -48,15 +48,16 @@ def _exchange(descriptor: int, file: Path, new: Path, kept: Path | None) -> bool
     status = os.fstat(descriptor)
     shutil.copymode(file, new)
     os.chown(new, status.st_uid, status.st_gid)
+    hidden = new.with_name(f"{new.name}-before")  # until it is a file of its own: a snapshot must not change with the database
     if kept is not None:
-        os.link(file, kept)
+        os.link(file, hidden)
     if fcntl(descriptor, F_GETLEASE) != F_WRLCK:  # somebody opens it just now
-        if kept is not None:
-            kept.unlink()
+        hidden.unlink(missing_ok=True)
         return False
     new.replace(file)
     if kept is not None:
-        kept.chmod(0o600)
+        hidden.chmod(0o600)
+        hidden.rename(kept)
     return True
 
 
