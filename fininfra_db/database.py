@@ -12,7 +12,6 @@ from fininfra_db.connections import ensure_database
 from fininfra_db.dialects import target_of
 from fininfra_db.errors import OptionsInvalid, ProjectNotFound
 from fininfra_db.events import BlastRadius, Confirm, Observer
-from fininfra_db.migrate import runner, scripting
 from fininfra_db.migrate.config import Project, alembic_options, find_project, load_metadata
 from fininfra_db.migrate.project_lock import project_lock
 from fininfra_db.migrate.scaffold import DEFAULT_DIRECTORY, scaffold
@@ -99,6 +98,8 @@ class Database:
     async def upgrade(self, revision: str = "head", *, tag: str | None = None) -> Migrated:
         """Apply the revisions up to ``revision``, and mark the database with ``APP_ENV`` if it has no marker yet."""
         self._recover()
+        from fininfra_db.migrate import runner
+
         migrated = await runner.upgrade(self._project(), revision, tag=tag, observer=self._observer)
         if not migrated.steps or self.settings.environment is None:
             return migrated
@@ -115,11 +116,14 @@ class Database:
 
     async def upgrade_script(self, revision: str = "head", *, tag: str | None = None) -> Script:
         """The SQL of an upgrade to ``revision``, or of ``from:to``; no database is contacted."""
+        from fininfra_db.migrate import scripting
+
         return await scripting.render_upgrade(self._project(), revision, tag)
 
     async def downgrade(self, revision: str, *, tag: str | None = None, confirm_database: str | None = None) -> Migrated:
         """Revert the revisions above ``revision``; ``base`` reverts all. Raises ``Protected``, ``WrongDatabaseName``."""
         self._recover()
+        from fininfra_db.migrate import runner
         from fininfra_db.migrate.guard import DOWNGRADE
 
         project = self._project()
@@ -129,17 +133,23 @@ class Database:
 
     async def downgrade_script(self, revision: str, *, tag: str | None = None) -> Script:
         """The SQL of a downgrade ``from:to``; no database is contacted."""
+        from fininfra_db.migrate import scripting
+
         return await scripting.render_downgrade(self._project(), revision, tag)
 
     async def stamp(self, *revisions: str, purge: bool = False, tag: str | None = None) -> Stamped:
         """Write ``revisions`` into the version table without running them."""
         self._recover()
+        from fininfra_db.migrate import runner
+
         return await runner.stamp(self._project(), revisions, purge=purge, tag=tag)
 
     async def stamp_script(self, *revisions: str, purge: bool = False, tag: str | None = None) -> Script:
         """The SQL of a stamp; no database is contacted. It cannot ``purge``: what is there to delete is not known."""
         if purge:
             raise OptionsInvalid("--purge and --sql do not go together: no database is asked what to delete.", "Leave one of them out.")
+        from fininfra_db.migrate import scripting
+
         return await scripting.render_stamp(self._project(), revisions, tag)
 
     async def current(self, *, check_heads: bool = False) -> Current:

@@ -43,13 +43,13 @@ def read_start(path: Path, size: int) -> bytes | None:
     Closing a descriptor takes away every lock that the process has on the file, whichever descriptor they were taken
     with (sqlite.org/howtocorrupt.html, 2.2): another process could then write into an open transaction.
     """
-    if _is_open_here(path):
+    if is_open_here(path):
         return None
     with path.open("rb") as file:
         return file.read(size)
 
 
-def _is_open_here(path: Path) -> bool:
+def is_open_here(path: Path) -> bool:
     """Whether a descriptor of this process refers to the file; yes where descriptors work so and cannot be listed."""
     if os.name != "posix":
         return False

@@ -10,7 +10,9 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
@@ -19,6 +21,7 @@ from urllib.parse import quote
 
 from fininfra_db.dialects.snapshots import (
     AUTOMATIC,
+    CACHE_PREFIX,
     KEPT,
     Facts,
     Kept,
@@ -30,6 +33,7 @@ from fininfra_db.dialects.snapshots import (
     require_found,
     write_label,
 )
+from fininfra_db.dialects.sqlite_exchange import SIDE_FILES, exchange, is_plain
 from fininfra_db.errors import DatabaseInUse, SnapshotFailed
 from fininfra_db.events import Snapshot
 from fininfra_db.results import Restored
@@ -37,10 +41,10 @@ from fininfra_db.results import Restored
 _MARK: Final = ".snapshot-"
 _LABEL: Final = ".json"
 """What the name of a label ends with: a file beside the copy, which a named snapshot has. No name of a snapshot holds a dot."""
-_SIDE_FILES: Final = ("-wal", "-shm", "-journal")
 _PAGES: Final = 1000
 """Pages copied between two looks at whether the copy is still wanted."""
 _BYTES: Final = 1 << 20
+_CHECKED: Final = "checked"
 _STALE: Final = 3600.0
 """Seconds after which a copy that was begun and not finished is taken for one whose process was killed."""
 _UNREADABLE: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
@@ -73,7 +77,7 @@ def save(file: Path, name: str, facts: Facts, stop: Event) -> Snapshot:
     try:
         with closing(_connect(file, "mode=ro")) as source, _copy_of(source, file, stop) as copy:
             with _partial(file) as label:
-                label.write_text(write_label(name, file.name, facts), encoding="utf-8")
+                label.write_text(write_label(name, file.name, _as_checked(facts, copy)), encoding="utf-8")
                 _sync(label)
                 label.replace(_label_of(place))
             _publish(copy, place)
@@ -160,10 +164,14 @@ def restore(file: Path, name: str, timeout: float, stop: Event, *, source: Path 
     source = source or path_of(file, name)
     kept = None
     try:
-        _verify(source, stop)
+        if not _was_checked(file, snapshot):
+            _verify(source, stop)
         if not file.exists():
             return Restored(snapshot=snapshot, moved=_replace(file, source))
         try:
+            is_done, kept = _exchanged(file, source, stop, keep=keep)
+            if is_done:
+                return Restored(snapshot=snapshot, kept=kept)
             with file.open("rb") as content, _locked(file, timeout, stop) as live:  # closed in this order: see _same_bytes()
                 if keep:
                     with _copy_of(live, file, stop, content) as copy:
@@ -187,6 +195,45 @@ def restore(file: Path, name: str, timeout: float, stop: Event, *, source: Path 
 def named(file: Path, name: str) -> Snapshot:
     """The snapshot of a database that is called ``name``, or whose file is. Raises ``SnapshotNotFound``."""
     return require_found(name.rpartition(_MARK)[2], kept_by_name(file), str(file)).snapshot
+
+
+def _exchanged(file: Path, source: Path, stop: Event, *, keep: bool) -> tuple[bool, Snapshot | None]:
+    """Exchange a database for a copy of a snapshot where that can be done; whether it was, and the snapshot that it is now.
+
+    Raises ``_Unreadable`` when the database is damaged.
+    """
+    if file.stat().st_size == 0:
+        raise _Unreadable("the file is empty")
+    if not is_plain(file):
+        return False, None
+    with _partial(file) as new, ThreadPoolExecutor(1) as beside:
+        checked = beside.submit(_verify, file, stop, "mode=ro") if keep else None
+        shutil.copyfile(source, new)
+        _sync(new)
+        if checked is not None:
+            checked.result()
+        with _raising_unreadable(), closing(_connect(file, "mode=ro")) as live:
+            name = automatic_name("+".join(sorted(_versions(live))))
+        if not exchange(file, new, path_of(file, name) if keep else None):
+            return False, None
+        _sync(file.parent)
+        return True, kept_by_name(file)[name].snapshot if keep else None
+
+
+def _as_checked(facts: Facts, copy: Path) -> Facts:
+    """The facts, with what tells a copy that was not touched since it was checked."""
+    return replace(facts, notes={**facts.notes, _CHECKED: _stamp(copy)})
+
+
+def _was_checked(file: Path, snapshot: Snapshot) -> bool:
+    """Whether a copy of this program's own making is as it was when it was checked. Those that a person asks for are checked again."""
+    kept = kept_by_name(file)[snapshot.name]
+    return snapshot.name.startswith(CACHE_PREFIX) and kept.notes.get(_CHECKED) == _stamp(path_of(file, snapshot.name))
+
+
+def _stamp(copy: Path) -> list[int]:
+    status = copy.stat()
+    return [status.st_size, status.st_mtime_ns]
 
 
 @contextmanager
@@ -261,9 +308,9 @@ def _copy(source: sqlite3.Connection, target: sqlite3.Connection, stop: Event) -
     source.backup(target, pages=_PAGES, progress=look)
 
 
-def _verify(copy: Path, stop: Event) -> None:
-    """Raise ``_Unreadable`` unless SQLite finds nothing wrong with a file that nobody writes."""
-    with _raising_unreadable(), closing(_connect(copy, "immutable=1")) as connection:
+def _verify(copy: Path, stop: Event, options: str = "immutable=1") -> None:
+    """Raise ``_Unreadable`` unless SQLite finds nothing wrong with a file, which by default nobody writes."""
+    with _raising_unreadable(), closing(_connect(copy, options)) as connection:
         connection.set_progress_handler(stop.is_set, 100_000)
         (problem,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if problem != "ok":
@@ -329,7 +376,7 @@ def _replace(file: Path, snapshot: Path) -> Path | None:
             except OSError:  # a file system without links: for a moment there is no file
                 file.rename(aside)
         _sync(partial)
-        for suffix in _SIDE_FILES:
+        for suffix in SIDE_FILES:
             with suppress(FileNotFoundError):
                 file.with_name(file.name + suffix).rename(aside.with_name(aside.name + suffix))
         partial.replace(file)

@@ -2,10 +2,12 @@
 
 import asyncio
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,7 +27,7 @@ from fininfra_db.errors import (
 )
 from fininfra_db.settings import Settings
 from tests.conftest import Project, clean_environment, drop_database
-from tests.contract.helpers import use_models
+from tests.contract.helpers import another_process, release, use_models
 
 MODELS = """
     from sqlalchemy import ForeignKey, Integer, String
@@ -387,3 +389,32 @@ async def test_mysql_copies_values_as_they_are(mysql_shop: Project) -> None:
         with pytest.raises(DatabaseInUse, match="open transaction"):
             await impatient.restore_snapshot("one")
     assert await mysql_shop.rows("SELECT count(*) FROM odd") == [(2,)]
+
+
+async def test_sqlite_exchanges_only_a_file_that_nobody_has_open(sqlite_shop: Project) -> None:
+    """Who has it open goes on with the database as it is now, and not with the file as it was."""
+    database, file = sqlite_shop.database(), sqlite_file(sqlite_shop)
+    await database.save_snapshot("one")
+    await change(sqlite_shop)
+    file.chmod(0o640)
+    before = file.stat()
+    with another_process(file, "SELECT count(*) FROM owners") as process:
+        await database.restore_snapshot("one")
+        assert file.stat().st_ino == before.st_ino
+        release(process)
+    await change(sqlite_shop)
+    with closing(sqlite3.connect(file)) as idle:
+        assert idle.execute("SELECT id FROM owners").fetchall() == [(7,)]
+        await database.restore_snapshot("one")
+        assert idle.execute("SELECT id FROM owners").fetchall() == [(1,), (2,)]
+    kept = (await database.restore_snapshot("one")).kept
+    assert await owners(sqlite_shop) == BEFORE
+    assert kept is not None
+    assert kept.path is not None
+    if sys.platform == "linux":
+        assert file.stat().st_ino != before.st_ino == kept.path.stat().st_ino
+    assert (file.stat().st_mode & 0o777, kept.path.stat().st_mode & 0o777) == (0o640, 0o600)
+
+
+def sqlite_file(project: Project) -> Path:
+    return Path(str(target_of(project.settings()).url.database))

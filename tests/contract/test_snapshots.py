@@ -489,6 +489,7 @@ from pathlib import Path
 from fininfra_db.dialects import sqlite_snapshots as module
 file, name, pages, looks = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 module._PAGES = pages
+somebody = file.open("rb")  # has it open: so it is written page by page
 class Stop(threading.Event):
     def is_set(self):
         global looks
