@@ -14,6 +14,20 @@ _DIGITS: Final = "^-?[0-9]+([.][0-9]+)?([eE][-+]?[0-9]+)?$"
 """How a number is written in JSON, and how Python writes a ``Decimal``."""
 
 
+_NO_DATE: Final = (
+    "julianday({0}) IS NULL AND {0} IS NOT NULL OR {0} NOT LIKE '____-__-__' "
+    "OR (substr({0}, 9, 2) > '28' AND date({0}, '0 days') IS NOT {0})"
+)
+_NO_INSTANT: Final = (
+    "julianday({0}) IS NULL AND {0} IS NOT NULL OR {0} NOT LIKE '____-__-__ __:__:__%' "
+    "OR (length({0}) <> 26 AND length({0}) NOT IN (19, 23)) "
+    "OR ((substr({0}, 9, 2) > '28' OR substr({0}, 12, 2) > '23') "
+    "AND datetime(substr({0}, 1, 19), '0 days') IS NOT substr({0}, 1, 19))"
+)
+"""SQLite reads many forms, and 30 February; what it writes when it adds no days is a date that there is. That takes it longest,
+so only the last days of a month are written again."""
+
+
 class Spelled(FunctionElement[Any]):
     """Other expressions in a text that is one database's own: ``{0}`` stands for the first of them."""
 
@@ -115,8 +129,7 @@ class SqliteJudging(Judging):
     def malformed(self, column: ColumnElement[Any], kind: TypeEngine[Any]) -> ColumnElement[bool] | None:
         """By the order of SQLite's kinds of values: numbers come before texts, and texts before bytes.
 
-        Instants are compared as texts, so all of them must be written in one way: the one of SQLAlchemy. To add no days is what
-        makes SQLite see that there is no 30 February.
+        Instants are compared as texts, so all of them must be written in one way: the one of SQLAlchemy.
         """
         match kind:
             case Boolean():
@@ -126,9 +139,9 @@ class SqliteJudging(Judging):
             case Numeric():
                 template = "{0} >= ''"
             case DateTime():
-                template = "datetime(substr({0}, 1, 19), '0 days') IS NOT substr({0}, 1, 19) OR length({0}) NOT IN (19, 23, 26)"
+                template = _NO_INSTANT
             case Date():
-                template = "date({0}, '0 days') IS NOT {0}"
+                template = _NO_DATE
             case JSON():
                 template = "{0} IS NOT NULL AND NOT json_valid({0})"
             case String():
