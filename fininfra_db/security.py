@@ -27,7 +27,7 @@ _KEY: Final = re.compile(r"[A-Za-z0-9_\-+/]{43}=")
 """Fernet itself skips what is not base64 and stops at the padding: of two keys without a comma it would take the first."""
 _FINGERPRINT: Final = 8
 """Hexadecimal digits of a fingerprint: enough to tell a handful of keys apart."""
-_SEALED: Final = ("gAAAAA", "Z0FBQUFB")
+SEALED_BEGINNINGS: Final = ("gAAAAA", "Z0FBQUFB")
 """How a Fernet token begins (its version and the high bytes of a time before 2106), and one that was put into base64 once more."""
 
 
@@ -133,7 +133,7 @@ class Sealer:
 
 def looks_sealed(value: str) -> bool:
     """Whether a value was sealed by somebody, with whatever key, or is what is left of such a value."""
-    return value.startswith(_SEALED)
+    return value.startswith(SEALED_BEGINNINGS)
 
 
 def encrypt_field(value: str) -> str:

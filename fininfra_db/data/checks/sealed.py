@@ -3,27 +3,25 @@
 from collections.abc import Iterator
 from typing import Any, Final
 
-from sqlalchemy import Column, ColumnElement, Select, String, and_, func, literal, not_, select, type_coerce
+from sqlalchemy import Column, ColumnElement, Select, String, and_, func, literal, not_, or_, select, type_coerce
 
 from fininfra_db.data.checks.rule import PLACE, VALUE, Books, Rule, at_fault
 from fininfra_db.errors import DecryptionFailed
-from fininfra_db.security import Keyring
-from fininfra_db.types import EncryptedString
+from fininfra_db.security import SEALED_BEGINNINGS, Keyring
+from fininfra_db.types import sealed_length
 
-_BEGINNING: Final = "gAAAAA"
-"""How each Fernet token begins until the year 2106: its version and the first zeros of the time in seconds, in base64."""
 _SHORTEST: Final = 100
 """Characters of a token that holds nothing."""
 
 
 def _sealed_columns(books: Books) -> list[Column[Any]]:
-    return [column for table in books.tables for column in table.columns if isinstance(column.type, EncryptedString)]
+    return [column for table in books.tables for column in table.columns if sealed_length(column.type) is not None]
 
 
 def _is_token(stored: ColumnElement[str]) -> ColumnElement[bool]:
     """Whether a stored text has the outward form of a token (https://github.com/fernet/spec)."""
     length = func.char_length(stored)
-    return and_(stored.startswith(_BEGINNING), length >= _SHORTEST, length % 4 == 0)
+    return and_(or_(*map(stored.startswith, SEALED_BEGINNINGS)), length >= _SHORTEST, length % 4 == 0)
 
 
 def _stored(column: Column[Any]) -> ColumnElement[str]:
