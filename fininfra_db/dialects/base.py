@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from sqlalchemy import URL, ColumnElement, Connection, Engine, Insert, Table, create_mock_engine, delete, event, insert
 from sqlalchemy import Dialect as SqlalchemyDialect
+from sqlalchemy.schema import DropTable
 from sqlalchemy.types import SchemaType
 
 from fininfra_db.dialects.bulk import PlainSender, Plan, Sender, load
@@ -261,7 +262,7 @@ class Dialect(Trouble, Place):
             if plan is None:
                 raise OptionsInvalid(f"{table.name} has a column whose default is made in SQL. Nothing was written.", "Give it a value.")
             merge = Merge(table, plan, chosen, self.stage_name, self.comparable)
-            merge.open(connection)
+            self.make_stage(connection, merge)
             inner = self._sender(connection, merge.stage, replace(plan, table=merge.stage))
             senders.append(UpsertSender(connection, merge, inner, merge.missing(self.insert_into(table, chosen)), self.clear_stage))
             return senders[0]
@@ -269,7 +270,7 @@ class Dialect(Trouble, Place):
         with connection.begin_nested():
             count = load(connection, table, rows, sender_of, self.gave_up_waiting)
             for sender in senders:
-                sender.merge.close(connection)
+                self.drop_stage(connection, sender.merge.stage)
         inserted, updated = sum(sender.inserted for sender in senders), sum(sender.updated for sender in senders)
         return Upserted(inserted=inserted, updated=updated, unchanged=count - inserted - updated)
 
@@ -280,6 +281,14 @@ class Dialect(Trouble, Place):
     def clear_stage(self, connection: Connection, stage: Table) -> None:
         """Empty the temporary table."""
         connection.execute(delete(stage))
+
+    def make_stage(self, connection: Connection, merge: Merge) -> None:
+        """Make the temporary table, which a rollback takes away."""
+        connection.execute(merge.create)
+
+    def drop_stage(self, connection: Connection, stage: Table) -> None:
+        """Drop the temporary table."""
+        connection.execute(DropTable(stage))
 
     def comparable(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
         """A column, or what stands for it where values of its type cannot be compared."""

@@ -173,6 +173,10 @@ class Sender(ABC):
     async def send(self, items: Sequence[Any]) -> None:
         """Insert the rows. A failure may leave some of them behind, and raises SQLAlchemy's error where the database refused."""
 
+    async def send_alone(self, item: Any) -> None:
+        """Insert the row that was refused, in the way that says most about it."""
+        await self.send([item])
+
 
 class PlainSender(Sender):
     """An ordinary insert with the driver's ``executemany``."""
@@ -329,12 +333,13 @@ class _Loading:
         """End what is on its way. An interruption leaves the driver in the middle of a statement, and the connection is given up."""
         if self._flight is None:
             return
-        task, self._flight = self._flight[2], None
+        (_, savepoint, task), self._flight = self._flight, None
         if isinstance(error, Exception):
             await_only(asyncio.wait([task]))
         else:
             task.cancel()
             self._connection.invalidate(error)
+        savepoint.rollback()
 
     def _find_refused(self, chunk: _Chunk, error: Exception) -> None:
         """Raise ``RowRefused`` for a row that cannot be written, else ``error``: halves are sent again until it is found."""
@@ -345,11 +350,21 @@ class _Loading:
                     await_only(self._sender.send(half.items))
             except Exception as found:  # as above
                 if len(half.items) == 1 and not self._is_nobodys_fault(found):
-                    raise refused_by_database(self._table, half.indexes[0], found) from None
+                    raise self._refused(half, found) from None
                 chunk, error = half, found
             else:
                 chunk = rest
         raise error
+
+    def _refused(self, alone: _Chunk, error: Exception) -> RowRefused:
+        if not isinstance(error, DBAPIError):  # it is the driver's, which may know more
+            try:
+                with self._connection.begin_nested():
+                    await_only(self._sender.send_alone(alone.items[0]))
+            except Exception as told:  # as above
+                error = told
+        names = [] if self._sender.plan is None else [field.column.name for field in self._sender.plan.fields]
+        return refused_by_database(self._table, alone.indexes[0], error, names)
 
     def _is_nobodys_fault(self, error: Exception) -> bool:
         if isinstance(error, DBAPIError):

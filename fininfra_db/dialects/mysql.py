@@ -11,7 +11,7 @@ from hashlib import sha256
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, inspect, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 from sqlalchemy.util import await_only, greenlet_spawn
@@ -22,6 +22,7 @@ from fininfra_db.dialects.bulk import Plan, Sender
 from fininfra_db.dialects.mysql_insert import InsertSender
 from fininfra_db.dialects.sessions import SessionOptions
 from fininfra_db.dialects.tls import tls_of
+from fininfra_db.dialects.upsert import Merge
 from fininfra_db.errors import DatabaseUnreachable, LockUnsafe
 from fininfra_db.events import Holder
 
@@ -166,6 +167,15 @@ class MysqlDialect(Dialect):
 
     def bulk_sender(self, connection: Connection, plan: Plan) -> Sender:
         return InsertSender(connection, plan)
+
+    def make_stage(self, connection: Connection, merge: Merge) -> None:
+        """A rollback leaves it, so a load that failed may have left one."""
+        self.drop_stage(connection, merge.stage)
+        super().make_stage(connection, merge)
+
+    def drop_stage(self, connection: Connection, stage: Table) -> None:
+        """Without TEMPORARY the statement would commit (MySQL, "Statements That Cause an Implicit Commit")."""
+        connection.exec_driver_sql(f"DROP TEMPORARY TABLE IF EXISTS {connection.dialect.identifier_preparer.format_table(stage)}")
 
     def wait_for_no_table(self, connection: Connection) -> None:
         connection.execute(text("SET SESSION lock_wait_timeout = 1"))

@@ -223,7 +223,8 @@ class PostgresqlDialect(Dialect):
             super().insert_unread(connection, table, rows)
 
     def bulk_sender(self, connection: Connection, plan: Plan) -> Sender | None:
-        return CopySender(connection, plan) if connection.dialect.driver == "asyncpg" else None
+        sender = CopySender(connection, plan)
+        return sender if connection.dialect.driver == "asyncpg" and sender.can_send() else None
 
     def insert_into(self, table: Table, key: Sequence[str]) -> Insert:
         """The row of somebody else is waited for, and then found by the update."""
