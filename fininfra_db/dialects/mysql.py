@@ -18,7 +18,8 @@ from sqlalchemy.util import await_only, greenlet_spawn
 
 from fininfra_db.dialects.base import ConnectionOpener, Dialect, Features, Purpose
 from fininfra_db.dialects.blockers import in_words
-from fininfra_db.dialects.bulk import Plan, Sender
+from fininfra_db.dialects.bulk import Sender
+from fininfra_db.dialects.bulk_plan import Plan
 from fininfra_db.dialects.mysql_insert import InsertSender
 from fininfra_db.dialects.sessions import SessionOptions
 from fininfra_db.dialects.tls import tls_of

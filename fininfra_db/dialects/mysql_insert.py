@@ -12,7 +12,8 @@ from typing import Any, Final
 
 from sqlalchemy import Connection
 
-from fininfra_db.dialects.bulk import Plan, Sender, Values, as_sqlalchemy
+from fininfra_db.dialects.bulk import Sender, as_sqlalchemy
+from fininfra_db.dialects.bulk_plan import Plan, Values
 
 _TOGETHER: Final = 2_500
 """Rows in a statement."""

@@ -14,7 +14,8 @@ from sqlalchemy.types import SchemaType
 from fininfra_db.dialects.asyncpg_simple import execute_simply, insert_with_commit
 from fininfra_db.dialects.base import CONNECT_TIMEOUT, ConnectionOpener, Dialect, Features, Purpose
 from fininfra_db.dialects.blockers import in_words, names_in
-from fininfra_db.dialects.bulk import Plan, Sender
+from fininfra_db.dialects.bulk import Sender
+from fininfra_db.dialects.bulk_plan import Plan
 from fininfra_db.dialects.online import OnlineDdl
 from fininfra_db.dialects.postgresql_copy import CopySender
 from fininfra_db.dialects.sessions import DEFAULTS, SessionOptions, application_name, milliseconds, run_on

@@ -6,7 +6,8 @@ from typing import Any
 from sqlalchemy import Connection
 from sqlalchemy.util import await_only, greenlet_spawn
 
-from fininfra_db.dialects.bulk import Plan, Sender, Values, as_sqlalchemy
+from fininfra_db.dialects.bulk import Sender, as_sqlalchemy
+from fininfra_db.dialects.bulk_plan import Plan, Values
 
 
 class CopySender(Sender):

@@ -28,7 +28,8 @@ from sqlalchemy import (
 from sqlalchemy.schema import CreateTableAs
 from sqlalchemy.util import greenlet_spawn
 
-from fininfra_db.dialects.bulk import Plan, Sender, Values, unique_keys
+from fininfra_db.dialects.bulk import Sender
+from fininfra_db.dialects.bulk_plan import Plan, Values, unique_keys
 from fininfra_db.errors import OptionsInvalid, RowRefused
 from fininfra_db.types import KEPT, EncryptedString
 
