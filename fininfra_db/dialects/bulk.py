@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any, Final
 
 from sqlalchemy import Connection, NestedTransaction, Table, insert
-from sqlalchemy.exc import DBAPIError, ProgrammingError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, ProgrammingError, SQLAlchemyError, StatementError
 from sqlalchemy.util import await_only, greenlet_spawn
 
 from fininfra_db.dialects.bulk_plan import Plan, Row, Values, plan_of
@@ -243,4 +243,5 @@ class _Loading:
     def _is_nobodys_fault(self, error: Exception) -> bool:
         if isinstance(error, DBAPIError):
             return error.connection_invalidated or isinstance(error, ProgrammingError) or self._is_passing(error)
-        return isinstance(error, SQLAlchemyError | ConfigurationError)
+        cause = error.orig if isinstance(error, StatementError) else error  # what a type or a default raised for a value
+        return isinstance(cause, SQLAlchemyError | ConfigurationError)

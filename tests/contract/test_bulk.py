@@ -8,12 +8,15 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from sqlalchemy import func, insert, select, text
+from sqlalchemy import Column, Integer, MetaData, String, Table, TypeDecorator, func, insert, literal, select, text
 
-from fininfra_db import Account, BankConnection, Budget, RowRefused, Transaction, User, bulk_insert, bulk_upsert, get_async_session
+from fininfra_db import Account, BankConnection, Base, Budget, RowRefused, Transaction, User, bulk_insert, bulk_upsert, get_async_session
+from fininfra_db.connections import open_connection
+from fininfra_db.dialects import target_of
 from fininfra_db.errors import KeyMissing, OptionsInvalid
 from fininfra_db.models import UNUSABLE_PASSWORD
 from tests.conftest import Project
+from tests.contract.helpers import create_empty_database
 
 NOON = datetime(2024, 2, 29, 12, 0, 0, 123456, tzinfo=UTC)
 TEXTS = ("O'Brien", 'a "quoted" \\ back\tslash\nline', "\\N", "", "Ünïcödé 日本 🙂", "NULL", "100% $1 :name ?")
@@ -22,7 +25,10 @@ TEXTS = ("O'Brien", 'a "quoted" \\ back\tslash\nline', "\\N", "", "Ünïcödé �
 @asynccontextmanager
 async def tables(project: Project):
     """A session on a database with our tables, a user, a connection and an account."""
-    await project.database().setup_and_migrate()
+    await create_empty_database(project)
+    async with open_connection(project.settings(), "migration") as connection:
+        await connection.run_sync(Base.metadata.create_all)
+        await connection.commit()
     async with get_async_session(project.settings()) as session:
         session.add(User(id="u1", email="ada@example.com"))
         await session.flush()
@@ -288,3 +294,38 @@ async def test_an_upsert_names_the_row_that_it_cannot_write_and_the_key_that_it_
                 await bulk_upsert(session, Transaction, rows, key=key)
         assert await session.scalar(select(func.count()).select_from(Transaction)) == 0
         assert (await bulk_upsert(session, Transaction, rows)).inserted == 50
+
+
+class Loud(TypeDecorator[str]):
+    """A type that writes an expression, not a value."""
+
+    impl = String
+    cache_ok = True
+
+    def bind_expression(self, bindparam: Any) -> Any:
+        return func.upper(bindparam, type_=self)
+
+
+async def test_what_takes_more_than_a_value_is_inserted_in_the_ordinary_way(project: Project) -> None:
+    await create_empty_database(project)
+    notes = Table(
+        "notes",
+        MetaData(),
+        Column("id", Integer, primary_key=True),
+        Column("body", Loud(20), nullable=False),
+        Column("made", Integer, default=literal(40) + 2),
+        Column("length", Integer, default=lambda context: len(context.get_current_parameters()["body"])),
+    )
+    dialect = target_of(project.settings()).dialect
+    async with open_connection(project.settings(), "migration") as connection:
+        await connection.run_sync(notes.create)
+        rows = [{"body": f"note {number}"} for number in range(1200)]
+        assert await connection.run_sync(dialect.bulk_insert, notes, rows) == 1200
+        found = (await connection.execute(select(notes).order_by(notes.c.id))).all()
+        assert [row.body for row in found] == [row["body"].upper() for row in rows], "numbered in their order"
+        assert {(row.made, row.length - len(row.body)) for row in found} == {(42, 0)}
+        with pytest.raises(RowRefused) as refused:
+            await connection.run_sync(dialect.bulk_insert, notes, [*rows, {"body": None}])
+        assert refused.value.index == 1200
+        with pytest.raises(OptionsInvalid, match="SQL"):
+            await connection.run_sync(dialect.bulk_upsert, notes, rows)
