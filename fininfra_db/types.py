@@ -39,6 +39,7 @@ _SQLITE_SURE: Final = Decimal(10) ** (SQLITE_DIGITS - MONEY_SCALE)
 _MONEY_QUANTUM: Final = Decimal(1).scaleb(-MONEY_SCALE)
 _EXACT: Final = Context(prec=2 * MONEY_PRECISION, rounding=ROUND_HALF_EVEN)
 """The arithmetic of this file; the caller's own decimal context may be narrower."""
+_NAIVE: Final = len("2024-02-29 12:00:00.000000")
 _NUMBERS: Final = (Decimal, int, float)
 KEPT: Final = "kept"
 """Set in a column's ``info``: a bulk upsert leaves the value of a row that is there as it is."""
@@ -165,21 +166,31 @@ class UtcDateTime(TypeDecorator[datetime]):
             return dialect.type_descriptor(mssql.DATETIME2(precision=6))  # type: ignore[no-untyped-call]
         return dialect.type_descriptor(DateTime(timezone=True))
 
+    def bind_processor(self, dialect: Dialect) -> Callable[[Any], Any] | None:
+        """On SQLite the text that SQLAlchemy would write, in a fraction of the time: many rows may be on their way."""
+        if dialect.name != "sqlite":
+            return super().bind_processor(dialect)
+        return lambda value: None if value is None else _in_utc(value).isoformat(" ", "microseconds")[:_NAIVE]
+
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         if value is None:
             return None
-        if not isinstance(value, datetime) or value.utcoffset() is None:
-            raise ValueRefused("An instant is a datetime with a time zone: use datetime.now(UTC), or .replace(tzinfo=...).")
-        try:
-            instant = value if value.tzinfo is UTC else value.astimezone(UTC)
-        except OverflowError:
-            raise ValueRefused("This instant is outside the years 1 to 9999 in UTC.") from None
+        instant = _in_utc(value)
         return instant if dialect.name == "postgresql" else instant.replace(tzinfo=None)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)  # type: ignore[no-any-return]
+
+
+def _in_utc(value: datetime) -> datetime:
+    if not isinstance(value, datetime) or value.utcoffset() is None:
+        raise ValueRefused("An instant is a datetime with a time zone: use datetime.now(UTC), or .replace(tzinfo=...).")
+    try:
+        return value if value.tzinfo is UTC else value.astimezone(UTC)
+    except OverflowError:
+        raise ValueRefused("This instant is outside the years 1 to 9999 in UTC.") from None
 
 
 class EncryptedString(TypeDecorator[str]):

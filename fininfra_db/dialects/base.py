@@ -6,19 +6,17 @@ Code that talks to the database is written once, on a synchronous ``Connection``
 import math
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, nullcontext
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from sqlalchemy import URL, ColumnElement, Connection, Engine, Insert, Table, create_mock_engine, delete, event, insert
+from sqlalchemy import URL, Connection, Engine, Table, create_mock_engine, event, insert
 from sqlalchemy import Dialect as SqlalchemyDialect
 from sqlalchemy.types import SchemaType
 
-from fininfra_db.dialects.bulk import PlainSender, Plan, Sender, load
 from fininfra_db.dialects.features import Features as Features
 from fininfra_db.dialects.judging import Judging
 from fininfra_db.dialects.lifted import Lifted
+from fininfra_db.dialects.loading import Loading
 from fininfra_db.dialects.locks import HeldLock, hold
 from fininfra_db.dialects.online import OnlineDdl
 from fininfra_db.dialects.place import Place
@@ -27,16 +25,12 @@ from fininfra_db.dialects.snapshots import Access, SnapshotStore
 from fininfra_db.dialects.swapping import Key, Slot, Swap, one_by_one
 from fininfra_db.dialects.tls import OPTIONS as TLS_OPTIONS
 from fininfra_db.dialects.tls import tls_of
-from fininfra_db.dialects.trouble import Trouble
-from fininfra_db.dialects.upsert import Merge, UpsertSender, key_of
 from fininfra_db.dialects.wording import first_line as first_line
 from fininfra_db.errors import (
-    OptionsInvalid,
     SnapshotsUnsupported,
     UrlInvalid,
 )
 from fininfra_db.events import Holder, Observer, Snapshot
-from fininfra_db.results import Upserted
 from fininfra_db.settings import LOCK_TIMEOUT
 
 CONNECT_TIMEOUT = 10.0
@@ -51,7 +45,7 @@ Stated = Callable[[], Collection[str]]
 ConnectionOpener = Callable[[], AbstractAsyncContextManager[Lifted]]
 
 
-class Dialect(Trouble, Place, Judging):
+class Dialect(Loading, Place, Judging):
     """One kind of database."""
 
     name: ClassVar[str]
@@ -66,9 +60,6 @@ class Dialect(Trouble, Place, Judging):
 
     nothing: ClassVar[str] = "SELECT 1"
     """A statement that does nothing, and where there is such a one, returns no rows."""
-
-    stage_name: ClassVar[str] = "fininfra_stage"
-    """The temporary table of a bulk upsert."""
 
     online: ClassVar[OnlineDdl | None] = None
     """Changes beside running writers, of a database that can make them."""
@@ -238,63 +229,6 @@ class Dialect(Trouble, Place, Judging):
         A row that is missing in the answer was changed by somebody else, or is gone.
         """
         return one_by_one(connection, slot, swaps)
-
-    # Many rows at once. The rows may not be read from the same connection: it is busy while they are prepared.
-
-    def bulk_insert(self, connection: Connection, table: Table, rows: Iterable[Mapping[str, Any]]) -> int:
-        """Insert ``rows``, all with the same keys, in the quickest way that this database has; how many there were.
-
-        They are read one chunk at a time and written within the transaction of ``connection``, all or none. Raises
-        ``RowRefused`` for the first row that cannot be written, ``OptionsInvalid`` for a key that is no column.
-        """
-        return load(connection, table, rows, partial(self._sender, connection, table), self.gave_up_waiting)
-
-    def _sender(self, connection: Connection, table: Table, plan: Plan | None) -> Sender:
-        quick = None if plan is None else self.bulk_sender(connection, plan)
-        return quick or PlainSender(connection, table, plan)
-
-    def bulk_sender(self, connection: Connection, plan: Plan) -> Sender | None:
-        """What sends rows in a quicker way than an ordinary insert; None where there is no such way."""
-        return None
-
-    def bulk_upsert(
-        self, connection: Connection, table: Table, rows: Iterable[Mapping[str, Any]], key: Sequence[str] | None = None
-    ) -> Upserted:
-        """Insert the ``rows`` whose ``key`` is not in the table, and update those that differ from what is there.
-
-        ``key`` is a unique key of the table: by default the one beside the primary key, and the primary key where there is no
-        other. What is there keeps its primary key, its columns marked as kept, and those that the rows do not give. Of rows with
-        the same key the last wins, and each is counted. Otherwise as ``bulk_insert()``.
-        """
-        chosen, senders = key_of(table, key), []
-
-        def sender_of(plan: Plan | None) -> Sender:
-            if plan is None:
-                raise OptionsInvalid(f"{table.name} has a column whose default is made in SQL. Nothing was written.", "Give it a value.")
-            merge = Merge(table, plan, chosen, self.stage_name, self.comparable)
-            merge.open(connection)
-            inner = self._sender(connection, merge.stage, replace(plan, table=merge.stage))
-            senders.append(UpsertSender(connection, merge, inner, merge.missing(self.insert_into(table, chosen)), self.clear_stage))
-            return senders[0]
-
-        with connection.begin_nested():
-            count = load(connection, table, rows, sender_of, self.gave_up_waiting)
-            for sender in senders:
-                sender.merge.close(connection)
-        inserted, updated = sum(sender.inserted for sender in senders), sum(sender.updated for sender in senders)
-        return Upserted(inserted=inserted, updated=updated, unchanged=count - inserted - updated)
-
-    def insert_into(self, table: Table, key: Sequence[str]) -> Insert:
-        """The beginning of an insert that should pass over rows whose ``key`` somebody else is just inserting, where that can be said."""
-        return insert(table)
-
-    def clear_stage(self, connection: Connection, stage: Table) -> None:
-        """Empty the temporary table."""
-        connection.execute(delete(stage))
-
-    def comparable(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
-        """A column, or what stands for it where values of its type cannot be compared."""
-        return column
 
     def guarded(self, connection: Connection, stated: Stated) -> AbstractContextManager[None]:
         """Look at what a migration is about to do, and at what it did before it is committed; raises to roll it back."""

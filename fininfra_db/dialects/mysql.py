@@ -11,14 +11,15 @@ from hashlib import sha256
 from importlib import import_module
 from typing import Any, Final
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, text
+from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, inspect, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 from sqlalchemy.util import await_only, greenlet_spawn
 
 from fininfra_db.dialects.base import ConnectionOpener, Dialect, Features, Purpose
 from fininfra_db.dialects.blockers import in_words
-from fininfra_db.dialects.bulk import Plan, Sender
+from fininfra_db.dialects.bulk import Sender
+from fininfra_db.dialects.bulk_plan import Plan
 from fininfra_db.dialects.judging import MysqlJudging
 from fininfra_db.dialects.lifted import Lifted
 from fininfra_db.dialects.mysql_insert import InsertSender
@@ -27,6 +28,7 @@ from fininfra_db.dialects.sessions import SessionOptions
 from fininfra_db.dialects.snapshots import Access, SnapshotStore
 from fininfra_db.dialects.swapping import Key, Slot, Swap, from_stage
 from fininfra_db.dialects.tls import tls_of
+from fininfra_db.dialects.upsert import Merge
 from fininfra_db.dialects.wording import error_number
 from fininfra_db.errors import DatabaseUnreachable, LockUnsafe
 from fininfra_db.events import Holder
@@ -175,6 +177,15 @@ class MysqlDialect(MysqlJudging, Dialect):
 
     def bulk_sender(self, connection: Connection, plan: Plan) -> Sender:
         return InsertSender(connection, plan)
+
+    def make_stage(self, connection: Connection, merge: Merge) -> None:
+        """A rollback leaves it, so a load that failed may have left one."""
+        self.drop_stage(connection, merge.stage)
+        super().make_stage(connection, merge)
+
+    def drop_stage(self, connection: Connection, stage: Table) -> None:
+        """Without TEMPORARY the statement would commit (MySQL, "Statements That Cause an Implicit Commit")."""
+        connection.exec_driver_sql(f"DROP TEMPORARY TABLE IF EXISTS {connection.dialect.identifier_preparer.format_table(stage)}")
 
     def wait_for_no_table(self, connection: Connection) -> None:
         connection.execute(text("SET SESSION lock_wait_timeout = 1"))

@@ -12,7 +12,8 @@ from typing import Any, Final
 
 from sqlalchemy import Connection
 
-from fininfra_db.dialects.bulk import Plan, Sender, Values, as_sqlalchemy
+from fininfra_db.dialects.bulk import Sender, as_sqlalchemy
+from fininfra_db.dialects.bulk_plan import Plan, Values
 
 _TOGETHER: Final = 2_500
 """Rows in a statement."""
@@ -30,7 +31,7 @@ _WRITERS: Final[Mapping[type, Callable[[Any], str]]] = {
     bool: lambda value: "1" if value else "0",
     Decimal: lambda value: format(value, "f"),
     date: lambda value: f"'{value}'",
-    datetime: lambda value: f"'{value.replace(tzinfo=None)}'",
+    datetime: lambda value: f"'{value.replace(tzinfo=None) if value.tzinfo else value}'",
 }
 """Literals as the driver writes them, of each kind that needs no escaping."""
 _PLAIN: Final = re.compile(r"[^'\\\"\x00\x1a\r\n]*").fullmatch
@@ -57,10 +58,13 @@ class InsertSender(Sender):
         kinds = set(map(type, values)) - {type(None)}
         write = _WRITERS.get(kinds.pop()) if len(kinds) == 1 else None
         if write is _quoted and not _PLAIN("".join(filter(None, values))):
-            write = None
+            write = self._escaped
         if write is None:
             return list(map(self._driver.escape, values))
         return ["NULL" if value is None else write(value) for value in values]
+
+    def _escaped(self, value: str) -> str:
+        return f"'{self._driver.escape_string(value)}'"
 
     async def send(self, items: Sequence[Any]) -> None:
         """In statements that fit into a packet, and not much longer than the server likes best."""

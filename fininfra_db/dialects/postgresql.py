@@ -14,7 +14,8 @@ from sqlalchemy.types import SchemaType
 from fininfra_db.dialects.asyncpg_simple import execute_simply, insert_with_commit
 from fininfra_db.dialects.base import CONNECT_TIMEOUT, ConnectionOpener, Dialect, Features, Purpose
 from fininfra_db.dialects.blockers import in_words, names_in
-from fininfra_db.dialects.bulk import Plan, Sender
+from fininfra_db.dialects.bulk import Sender
+from fininfra_db.dialects.bulk_plan import Plan
 from fininfra_db.dialects.judging import PostgresqlJudging
 from fininfra_db.dialects.lifted import Lifted
 from fininfra_db.dialects.online import OnlineDdl
@@ -232,7 +233,8 @@ class PostgresqlDialect(PostgresqlJudging, Dialect):
         return from_arrays(connection, slot, swaps)
 
     def bulk_sender(self, connection: Connection, plan: Plan) -> Sender | None:
-        return CopySender(connection, plan) if connection.dialect.driver == "asyncpg" else None
+        sender = CopySender(connection, plan)
+        return sender if connection.dialect.driver == "asyncpg" and sender.can_send() else None
 
     def insert_into(self, table: Table, key: Sequence[str]) -> Insert:
         """The row of somebody else is waited for, and then found by the update."""

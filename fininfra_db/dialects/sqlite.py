@@ -18,7 +18,8 @@ from sqlalchemy.util import await_only
 
 from fininfra_db.dialects import sqlite_guard, sqlite_snapshots
 from fininfra_db.dialects.base import ConnectionOpener, Dialect, Features, Purpose, Stated, first_line
-from fininfra_db.dialects.bulk import Plan, Sender
+from fininfra_db.dialects.bulk import Sender
+from fininfra_db.dialects.bulk_plan import Plan
 from fininfra_db.dialects.judging import SqliteJudging
 from fininfra_db.dialects.locks import HeldLock
 from fininfra_db.dialects.sessions import DEFAULTS, SessionOptions

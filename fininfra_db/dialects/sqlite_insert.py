@@ -10,7 +10,8 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from fininfra_db.dialects.bulk import Plan, Sender, Values, as_sqlalchemy
+from fininfra_db.dialects.bulk import Sender, as_sqlalchemy
+from fininfra_db.dialects.bulk_plan import Plan, Values
 
 
 class ManySender(Sender):

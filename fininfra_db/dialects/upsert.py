@@ -28,7 +28,8 @@ from sqlalchemy import (
 from sqlalchemy.schema import CreateTableAs
 from sqlalchemy.util import greenlet_spawn
 
-from fininfra_db.dialects.bulk import Plan, Sender, Values, unique_keys
+from fininfra_db.dialects.bulk import Sender
+from fininfra_db.dialects.bulk_plan import Plan, Values, unique_keys
 from fininfra_db.errors import OptionsInvalid, RowRefused
 from fininfra_db.types import KEPT, EncryptedString
 
@@ -62,8 +63,8 @@ class Merge:
 
     def __init__(self, table: Table, plan: Plan, key: Sequence[str], stage_name: str, comparable: Comparable) -> None:
         self._columns = [field.column for field in plan.fields]
-        self._create = CreateTableAs(select(*self._columns).where(false()), stage_name, temporary=True)
-        self.table, self.stage, self.key = table, self._create.table, tuple(key)
+        self.create = CreateTableAs(select(*self._columns).where(false()), stage_name, temporary=True)
+        self.table, self.stage, self.key = table, self.create.table, tuple(key)
         self.same_key = and_(*[table.c[name] == self._staged(table.c[name]) for name in key])
         given = [table.c[name] for name in plan.given.difference(key) if not table.c[name].primary_key and not table.c[name].info.get(KEPT)]
         compared = [column for column in given if column.onupdate is None]
@@ -75,7 +76,8 @@ class Merge:
 
     def _update_of(self, given: Sequence[Column[Any]], compared: Sequence[Column[Any]], comparable: Comparable) -> Update:
         """Of rows that differ. SQLAlchemy adds the columns with ``onupdate`` that were not given."""
-        differs = or_(*[comparable(column).is_distinct_from(comparable(self._staged(column))) for column in compared])
+        pairs = [(_bare(column), _bare(self._staged(column))) for column in compared]
+        differs = or_(*[comparable(there).is_distinct_from(comparable(new)) for there, new in pairs])
         values = {column: self._staged(column) for column in given}
         return update(self.table).values(values).where(self.same_key, differs)
 
@@ -83,12 +85,6 @@ class Merge:
         """``statement``, which inserts into the table, for the rows whose key is not there."""
         new = select(*[self._staged(column) for column in self._columns]).where(~exists().where(self.same_key).correlate(self.stage))
         return statement.from_select([column.name for column in self._columns], new, include_defaults=False)
-
-    def open(self, connection: Connection) -> None:
-        connection.execute(self._create)
-
-    def close(self, connection: Connection) -> None:
-        self.stage.drop(connection)
 
     def run(self, connection: Connection, missing: Insert) -> tuple[int, int]:
         """How many of the rows of the stage were inserted, and how many were updated."""
@@ -108,6 +104,11 @@ class Merge:
                 which = and_(*[each == bindparam(f"{_KEY}{place}", type_=each.type) for place, each in enumerate(key)])
                 parameters = [{f"{_KEY}{place}": row[place] for place in range(len(key))} | {_KEPT: row[-2]} for row in same]
                 connection.execute(update(self.stage).where(which).values({staged: bindparam(_KEPT, type_=String())}), parameters)
+
+
+def _bare(column: Column[Any]) -> ColumnElement[Any]:
+    """A sealed column as the text that it holds, which may be compared here: see ``_keep_sealed()``."""
+    return type_coerce(column, String) if isinstance(column.type, EncryptedString) else column
 
 
 class UpsertSender(Sender):
