@@ -61,8 +61,10 @@ SUCCEEDS = {
     "seed": (),
     "setup-and-migrate": (),
     "show": ("head",),
+    "snapshot delete": (SNAPSHOT,),
     "snapshot list": (),
     "snapshot restore": (SNAPSHOT, "--yes"),
+    "snapshot save": (),
     "stamp": ("head",),
     "status": (),
     "upgrade": ("head",),
@@ -75,6 +77,7 @@ NEEDED = {
     "environment set": "staging",
     "merge": "heads",
     "repair": "--resume",
+    "snapshot delete": SNAPSHOT,
     "snapshot restore": SNAPSHOT,
     "stamp": "head",
 }
