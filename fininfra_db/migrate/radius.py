@@ -3,9 +3,9 @@
 import warnings
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
-from sqlalchemy import Connection, DateTime, Inspector, column, func, inspect, select, table
+from sqlalchemy import Connection, DateTime, Inspector, TableClause, column, func, inspect, select, table
 from sqlalchemy.exc import DBAPIError, NoSuchTableError, SAWarning
 
 from fininfra_db.dialects import Dialect
@@ -63,16 +63,15 @@ def _count(connection: Connection, inspector: Inspector, schema: str | None, nam
             if set(types) == _VERSION_COLUMNS:
                 return 0, None
             instants = [column(each, UtcDateTime()) for each in _INSTANTS if isinstance(types.get(each), DateTime)]
-            source = table(name, *instants, schema=schema)
-            count = connection.scalar(select(func.count()).select_from(source)) or 0
-            return count, max(filter(None, (_newest(connection, source.c[each.name]) for each in instants)), default=None)
+            return _read(connection, table(name, *instants, schema=schema))
     except (DBAPIError, NoSuchTableError):  # refused, locked, or gone since the names were listed
         return None
 
 
-def _newest(connection: Connection, instant: Any) -> datetime | None:
+def _read(connection: Connection, source: TableClause) -> tuple[int, datetime | None]:
+    """The rows and the newest instant of a table, which is gone through once."""
     try:
-        newest: datetime | None = connection.scalar(select(func.max(instant)))
+        count, *newest = connection.execute(select(func.count(), *map(func.max, source.c)).select_from(source)).one()
     except ValueError:  # SQLite keeps any text in such a column, also one that is no instant
-        return None
-    return newest
+        return connection.scalar(select(func.count()).select_from(source)) or 0, None
+    return count, max(filter(None, newest), default=None)

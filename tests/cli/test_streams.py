@@ -65,8 +65,10 @@ SUCCEEDS = {
     "seed": (),
     "setup-and-migrate": (),
     "show": ("head",),
+    "snapshot delete": (SNAPSHOT,),
     "snapshot list": (),
     "snapshot restore": (SNAPSHOT, "--yes"),
+    "snapshot save": (),
     "stamp": ("head",),
     "status": (),
     "upgrade": ("head",),
@@ -79,6 +81,7 @@ NEEDED = {
     "environment set": "staging",
     "merge": "heads",
     "repair": "--resume",
+    "snapshot delete": SNAPSHOT,
     "snapshot restore": SNAPSHOT,
     "stamp": "head",
 }

@@ -126,30 +126,30 @@ async def test_an_edited_file_makes_another_database(sqlite_seeded: Project, fil
     assert (await reset(sqlite_seeded)).cached is None
 
 
-async def test_an_edited_module_of_the_project_makes_another_database(sqlite_project: Project) -> None:
-    """Not the models themselves, but what they import."""
-    from tests.contract.helpers import write_module
+def test_an_edited_module_of_the_project_makes_another_database(sqlite_project: Project) -> None:
+    """Not the models themselves, but what they import. In processes of its own: the models stay in the one that loads them."""
+    (sqlite_project.root / "helper.py").write_text("LENGTH = 20", encoding="utf-8")
+    (sqlite_project.root / "themes.py").write_text(THEMES, encoding="utf-8")
+    assert sqlite_project.run("init", "--models", "fininfra_db.models,themes").returncode == 0
+    words = ("reset", "--seed", "demo", "--users", "1", "--months", "1", "--yes")
+    sqlite_project.run(*words)
+    assert sqlite_project.answer(*words)[1]["result"]["cached"] is not None
+    (sqlite_project.root / "helper.py").write_text("LENGTH = 21", encoding="utf-8")
+    assert sqlite_project.answer(*words)[1]["result"]["cached"] is None
 
-    helper = write_module(sqlite_project.root, "LENGTH = 20")
-    models = write_module(
-        sqlite_project.root,
-        f"""
-        from sqlalchemy import String
-        from sqlalchemy.orm import Mapped, mapped_column
 
-        from fininfra_db.models import Base
-        from {helper} import LENGTH
+THEMES = """
+from helper import LENGTH
+from sqlalchemy import String
+from sqlalchemy.orm import Mapped, mapped_column
 
-        class Theme_{helper}(Base):
-            __tablename__ = "themes_{helper}"
-            id: Mapped[str] = mapped_column(String(LENGTH), primary_key=True)
-        """,
-    )
-    await sqlite_project.database().init(models=("fininfra_db.models", models))
-    await reset(sqlite_project)
-    assert (await reset(sqlite_project)).cached is not None
-    (sqlite_project.root / f"{helper}.py").write_text("LENGTH = 21", encoding="utf-8")
-    assert (await reset(sqlite_project)).cached is None
+from fininfra_db.models import Base
+
+
+class Theme(Base):
+    __tablename__ = "themes"
+    id: Mapped[str] = mapped_column(String(LENGTH), primary_key=True)
+"""
 
 
 async def test_a_seed_of_the_projects_own_is_always_run(sqlite_project: Project) -> None:
