@@ -229,6 +229,8 @@ class _Loading:
     def _send_in_halves(self, chunk: _Chunk, error: Exception) -> None:
         """Raise ``RowRefused`` for the first row that cannot be written, or write them all: some fail only together."""
         if self._is_nobodys_fault(error):
+            if isinstance(error, StatementError):
+                error.hide_parameters = True  # whatever the engine, which may be the application's own
             raise error
         if len(chunk.items) == 1:
             raise self._refused(chunk, error) from None

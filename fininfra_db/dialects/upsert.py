@@ -68,7 +68,7 @@ class Merge:
         self.create = CreateTableAs(select(*self._columns).where(false()), stage_name, temporary=True)
         self.table, self.stage, self.key = table, self.create.table, tuple(key)
         self.staged_key = [self._staged(table.c[name]) for name in key]
-        self.index = Index(f"{stage_name}_key", *self.staged_key, unique=True)
+        self.index = Index(f"{stage_name}_key", *map(_collated, self.staged_key), unique=True)
         self.same_key = and_(*[table.c[name] == self._staged(table.c[name]) for name in key])
         given = [table.c[name] for name in plan.given.difference(key) if not table.c[name].primary_key and not table.c[name].info.get(KEPT)]
         compared = [column for column in given if column.onupdate is None]
@@ -107,6 +107,12 @@ class Merge:
             keep = update(self.stage).values({staged: column}).where(self.same_key)
             for begin in range(0, len(same), _KEPT_TOGETHER):
                 connection.execute(keep.where(tuple_(*self.staged_key).in_(same[begin : begin + _KEPT_TOGETHER])))
+
+
+def _collated(column: Column[Any]) -> ColumnElement[Any]:
+    """With the collation that it was declared with, which SQLite forgets in a table made of a query."""
+    collation = getattr(column.type, "collation", None)
+    return column if collation is None else column.collate(collation)
 
 
 def _bare(column: Column[Any]) -> ColumnElement[Any]:

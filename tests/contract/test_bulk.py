@@ -365,11 +365,15 @@ async def test_the_hour_that_comes_twice_is_two_hours(project: Project) -> None:
         assert [moment.hour for moment in found] == [5, 6, 5, 6]
 
 
-@pytest.mark.parametrize("collation", [None, "utf8mb4_general_ci"])
-async def test_a_change_that_a_collation_does_not_see_is_one(mysql_project: Project, collation: str | None) -> None:
-    await create_empty_database(mysql_project)
-    dialect = target_of(mysql_project.settings()).dialect
-    async with open_connection(mysql_project.settings(), "migration") as connection:
+@pytest.mark.parametrize(
+    ("project", "collation"),
+    [("sqlite", None), ("sqlite", "NOCASE"), ("postgresql", None), ("mysql", None), ("mysql", "utf8mb4_general_ci")],
+    indirect=["project"],
+)
+async def test_a_change_that_a_collation_does_not_see_is_one(project: Project, collation: str | None) -> None:
+    await create_empty_database(project)
+    dialect = target_of(project.settings()).dialect
+    async with open_connection(project.settings(), "migration") as connection:
         things = await table_on(connection, Column("id", Integer, primary_key=True), Column("name", String(20, collation)))
         for name, changes in (("Kz", 1), ("Kz", 0), ("Kz ", 1), ("kz", 1), (None, 1)):
             counts = await connection.run_sync(dialect.bulk_upsert, things, [{"id": 1, "name": name}])
@@ -377,19 +381,20 @@ async def test_a_change_that_a_collation_does_not_see_is_one(mysql_project: Proj
             assert await connection.scalar(select(things.c.name)) == name
 
 
-async def test_keys_that_are_equal_to_a_collation_have_a_round_each(mysql_project: Project) -> None:
-    await create_empty_database(mysql_project)
-    dialect = target_of(mysql_project.settings()).dialect
-    async with open_connection(mysql_project.settings(), "migration") as connection:
-        key = Column("name", String(20, "utf8mb4_general_ci"), primary_key=True)
+@pytest.mark.parametrize(("project", "collation"), [("sqlite", "NOCASE"), ("mysql", "utf8mb4_general_ci")], indirect=["project"])
+async def test_keys_that_are_equal_to_a_collation_have_a_round_each(project: Project, collation: str) -> None:
+    await create_empty_database(project)
+    dialect = target_of(project.settings()).dialect
+    async with open_connection(project.settings(), "migration") as connection:
+        key = Column("name", String(20, collation), primary_key=True)
         things = await table_on(connection, key, Column("size", Integer))
-        names = [*map(str, range(40)), "Kz", "kz", "T1 ", "T1", *map(str, range(20)), "KZ"]
+        names = [*map(str, range(40)), "Kz", "kz", "T1", "t1", *map(str, range(20)), "KZ"]
         rows = [{"name": name, "size": size} for size, name in enumerate(names)]
         for inserted, updated in ((42, 23), (0, 45)):
             counts = await connection.run_sync(dialect.bulk_upsert, things, rows)
             assert (counts.inserted, counts.updated, counts.unchanged) == (inserted, updated, 65 - inserted - updated)
             found = dict((await connection.execute(select(things.c.name, things.c.size))).all())
-            assert (found["Kz"], found["T1 "], found["0"], found["39"], len(found)) == (64, 43, 44, 39, 42)
+            assert (found["Kz"], found["T1"], found["0"], found["39"], len(found)) == (64, 43, 44, 39, 42)
         with pytest.raises(RowRefused) as refused:
             await connection.run_sync(dialect.bulk_insert, things, [{"name": name, "size": 0} for name in ("new", "NEW")])
         assert "NEW" not in str(refused.value)
