@@ -27,6 +27,8 @@ from sqlalchemy import (
     select,
     text,
 )
+from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from fininfra_db import Account, BankConnection, Base, Budget, RowRefused, Transaction, User, bulk_insert, bulk_upsert, get_async_session
 from fininfra_db.connections import open_connection
@@ -474,3 +476,15 @@ async def test_many_sealed_texts_are_kept_in_few_statements(project: Project) ->
         assert (await bulk_upsert(session, BankConnection, rows, key=["id"])).unchanged == 1100
         assert (await session.execute(text("SELECT id, access_token FROM bank_connections ORDER BY id"))).all() == before
         assert sum(sql.startswith("UPDATE fininfra_stage") for sql in statements) == 3
+
+
+async def test_an_error_that_is_no_rows_fault_shows_no_values(server_project: Project) -> None:
+    """On an engine of the application's own, which would show them."""
+    await create_empty_database(server_project)
+    absent = Table("absent", MetaData(), Column("id", Integer, primary_key=True), Column("body", Loud(20)))
+    engine = create_async_engine(server_project.url)
+    async with engine.connect() as connection:
+        with pytest.raises(ProgrammingError) as raised:
+            await connection.run_sync(target_of(server_project.settings()).dialect.bulk_insert, absent, [{"id": 1, "body": "private"}])
+    await engine.dispose()
+    assert "private" not in str(raised.value)
