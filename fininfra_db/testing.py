@@ -18,7 +18,7 @@ from dataclasses import replace
 from hashlib import sha256
 from itertools import count
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -67,6 +67,9 @@ def private_databases(settings: Settings, folder: Path) -> "PrivateDatabases":
 class PrivateDatabases(ABC):
     """Makes databases at head for one project, as copies of a template. ``close()`` removes what is left of them."""
 
+    _numbers: ClassVar = count(1)
+    """For names that nothing else in this process has taken."""
+
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._loop = asyncio.new_event_loop()
@@ -74,7 +77,6 @@ class PrivateDatabases(ABC):
         self._thread.start()
         self._templates: dict[SeedRequest | None, Database] = {}
         self._pending: set[asyncio.Future[Any]] = set()
-        self._numbers = count(1)
 
     def make(self, seed: SeedRequest | str | None = None) -> Database:
         """A new database at head, with the rows of ``seed`` in it."""

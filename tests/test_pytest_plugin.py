@@ -14,7 +14,7 @@ from fininfra_db import Database, User
 from fininfra_db.connections import open_connection
 from fininfra_db.settings import Settings, load_settings
 from fininfra_db.testing import PrivateDatabases, private_databases, rolled_back_session
-from tests.conftest import DATABASES, clean_environment, drop_database, url_on
+from tests.conftest import DATABASES, LOCAL_SERVERS, clean_environment, drop_database, url_on
 
 TESTS = """
 import asyncio
@@ -120,7 +120,16 @@ def test_whoever_does_not_use_it_does_not_wait_for_it() -> None:
 
 @pytest.fixture(params=DATABASES)
 def settings(request: pytest.FixtureRequest, tmp_path: Path, key: str) -> Settings:
-    url = url_on(request.param, tmp_path, "none")
+    return settings_on(request.param, tmp_path, key)
+
+
+@pytest.fixture(params=LOCAL_SERVERS)
+def server_settings(request: pytest.FixtureRequest, tmp_path: Path, key: str) -> Settings:
+    return settings_on(request.param, tmp_path, key)
+
+
+def settings_on(dialect: str, folder: Path, key: str) -> Settings:
+    url = url_on(dialect, folder, "none")
     return load_settings(project_root=Path(__file__).parent.parent, sql_url=url, environ={"FININFRA_DB_KEYS": key})
 
 
@@ -146,11 +155,12 @@ async def test_private_databases_can_be_made_inside_a_running_loop(private: Priv
     private.remove(empty)
 
 
-async def test_what_killed_runs_have_left_is_removed(settings: Settings, tmp_path: Path) -> None:
-    """A database of a process that is no more, one of a process that is there, and one that only looks alike."""
-    if make_url(settings.sql_url).get_backend_name() == "sqlite":
-        pytest.skip("pytest removes its old folders")
-    first = private_databases(settings, tmp_path)
+async def test_what_killed_runs_have_left_is_removed(server_settings: Settings, tmp_path: Path) -> None:
+    """A database of a process that is no more, one of a process that is there, and one that only looks alike.
+
+    Of SQLite they are files, and pytest removes its old folders.
+    """
+    first = private_databases(server_settings, tmp_path)
     living = first.make().settings
     name = str(make_url(living.sql_url).database)
     gone = subprocess.run(
@@ -163,7 +173,7 @@ async def test_what_killed_runs_have_left_is_removed(settings: Settings, tmp_pat
             await connection.execute(text(f"CREATE DATABASE {each}"))
         if connection.dialect.name == "mysql":  # an empty one is no database to us
             await connection.execute(text(f"CREATE TABLE {names['left']}.t (id INT)"))
-    second = private_databases(settings, tmp_path)
+    second = private_databases(server_settings, tmp_path)
     second.make()
     async with open_connection(server, "maintenance") as connection:
         schema = "datname FROM pg_database" if connection.dialect.name == "postgresql" else "schema_name FROM information_schema.schemata"
@@ -172,4 +182,4 @@ async def test_what_killed_runs_have_left_is_removed(settings: Settings, tmp_pat
     assert {names["alike"], name} <= found
     second.close()
     first.close()
-    await drop_database(make_url(settings.sql_url).set(database=names["alike"]).render_as_string(hide_password=False))
+    await drop_database(make_url(server_settings.sql_url).set(database=names["alike"]).render_as_string(hide_password=False))

@@ -152,9 +152,19 @@ def _prepared(rows: list[Row], start: int, plan: Plan, sender: Sender) -> _Chunk
             indexes, rows = [start + place for place in order], [rows[place] for place in order]
     items: list[Any] = []
     for begin in range(0, len(rows), _SLICE):
-        items += sender.prepare(plan.values(rows[begin : begin + _SLICE], indexes[begin : begin + _SLICE]))
+        here = indexes[begin : begin + _SLICE]
+        items += _items(sender, plan.table, plan.values(rows[begin : begin + _SLICE], here), here)
         _let_others_run()
     return _Chunk(indexes, items)
+
+
+def _items(sender: Sender, table: Table, values: Values, indexes: Sequence[int]) -> list[Any]:
+    try:
+        return sender.prepare(values)
+    except Exception as error:  # a driver raises anything for a value that it cannot write
+        if len(indexes) == 1:
+            raise refused_by_database(table, indexes[0], error, []) from None
+        return [item for place, index in enumerate(indexes) for item in _items(sender, table, [[each[place]] for each in values], [index])]
 
 
 def _let_others_run() -> None:
@@ -199,9 +209,10 @@ class _Loading:
         except Exception as error:  # a driver raises anything for a value that it cannot send
             self._flight = None
             savepoint.rollback()
-            self._find_refused(chunk, error)
-        self._flight = None
-        savepoint.commit()
+            self._send_in_halves(chunk, error)
+        else:
+            savepoint.commit()
+            self._flight = None  # only now: a savepoint that an interruption keeps from its end is rolled back
 
     def _give_up(self, error: BaseException) -> None:
         """End what is on its way. An interruption leaves the driver in the middle of a statement, and the connection is given up."""
@@ -215,20 +226,20 @@ class _Loading:
             self._connection.invalidate(error)
         savepoint.rollback()
 
-    def _find_refused(self, chunk: _Chunk, error: Exception) -> None:
-        """Raise ``RowRefused`` for a row that cannot be written, else ``error``: halves are sent again until it is found."""
-        while chunk.items and not self._is_nobodys_fault(error):
-            half, rest = chunk.split()
+    def _send_in_halves(self, chunk: _Chunk, error: Exception) -> None:
+        """Raise ``RowRefused`` for the first row that cannot be written, or write them all: some fail only together."""
+        if self._is_nobodys_fault(error):
+            if isinstance(error, StatementError):
+                error.hide_parameters = True  # whatever the engine, which may be the application's own
+            raise error
+        if len(chunk.items) == 1:
+            raise self._refused(chunk, error) from None
+        for half in chunk.split():
             try:
                 with self._connection.begin_nested():
                     await_only(self._sender.send(half.items))
             except Exception as found:  # as above
-                if len(half.items) == 1 and not self._is_nobodys_fault(found):
-                    raise self._refused(half, found) from None
-                chunk, error = half, found
-            else:
-                chunk = rest
-        raise error
+                self._send_in_halves(half, found)
 
     def _refused(self, alone: _Chunk, error: Exception) -> RowRefused:
         if not isinstance(error, DBAPIError):  # it is the driver's, which may know more

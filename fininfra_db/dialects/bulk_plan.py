@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC
 from functools import lru_cache
 from inspect import signature
 from operator import itemgetter
 from typing import Any, Final
 
-from sqlalchemy import Boolean, Column, Date, Table, UniqueConstraint
+from sqlalchemy import Boolean, Column, Date, Index, Table, UniqueConstraint
 from sqlalchemy import Dialect as SqlalchemyDialect
 
 from fininfra_db.dialects.refusal import refused_by_type
@@ -93,10 +94,16 @@ class Plan:
 def unique_keys(table: Table) -> list[tuple[str, ...]]:
     """The unique keys of a table but the primary one, and those that hold all of it, as keys of columns; the widest first."""
     constraints = [each.columns for each in table.constraints if isinstance(each, UniqueConstraint)]
-    indexes = [each.columns for each in table.indexes if each.unique]
+    indexes = [each.columns for each in table.indexes if each.unique and _holds_for_all_rows(each)]
     primary = {column.key for column in table.primary_key}
     keys = {tuple(str(column.key) for column in columns) for columns in (*constraints, *indexes)}
     return sorted((key for key in keys if not primary.issubset(key)), key=lambda key: (-len(key), key))
+
+
+def _holds_for_all_rows(index: Index) -> bool:
+    """Whether an index is about columns alone, and not about some of the rows only on any database."""
+    partial = any(name.endswith("_where") and value is not None for name, value in index.dialect_kwargs.items())
+    return not partial and all(isinstance(each, Column) for each in index.expressions)
 
 
 def plan_of(table: Table, first: Row, dialect: SqlalchemyDialect) -> Plan | None:
@@ -139,4 +146,10 @@ def _maker(default: Any) -> Callable[[], Any] | None:
 def _processor(column: Column[Any], dialect: SqlalchemyDialect) -> Callable[[Any], Any] | None:
     """What an ordinary insert applies to a value."""
     process = column.type.dialect_impl(dialect).bind_processor(dialect)
-    return lru_cache(_REPEATED_VALUES, typed=True)(process) if process is not None and isinstance(column.type, _REPEATED) else process
+    if process is None or not isinstance(column.type, _REPEATED):
+        return process
+    remembered = lru_cache(_REPEATED_VALUES, typed=True)(process)
+    if not isinstance(column.type, UtcDateTime):
+        return remembered
+    # Of an hour that a zone has twice, the two are equal: only what is in UTC is remembered.
+    return lambda value: (remembered if getattr(value, "tzinfo", None) is UTC else process)(value)

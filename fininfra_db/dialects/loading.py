@@ -5,8 +5,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
-from sqlalchemy import ColumnElement, Connection, Insert, Table, delete, insert
-from sqlalchemy.schema import DropTable
+from sqlalchemy import ColumnElement, Connection, Insert, Table, TypeDecorator, delete, insert
+from sqlalchemy.schema import CreateIndex, DropTable
+from sqlalchemy.types import TypeEngine
 
 from fininfra_db.dialects.bulk import PlainSender, Sender, load
 from fininfra_db.dialects.bulk_plan import Plan
@@ -74,13 +75,21 @@ class Loading(Trouble):
         connection.execute(delete(stage))
 
     def make_stage(self, connection: Connection, merge: Merge) -> None:
-        """Make the temporary table, which a rollback takes away."""
+        """Make the temporary table, with its unique key. A rollback takes it away."""
         connection.execute(merge.create)
+        connection.execute(CreateIndex(merge.index))
 
     def drop_stage(self, connection: Connection, stage: Table) -> None:
         """Drop the temporary table."""
         connection.execute(DropTable(stage))
 
     def comparable(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
-        """A column, or what stands for it where values of its type cannot be compared."""
+        """A column, or what stands for it where values of its type cannot be compared, or are equal that are not the same."""
         return column
+
+
+def undecorated(kind: TypeEngine[Any]) -> TypeEngine[Any]:
+    """The type that a type of Python's making is stored as."""
+    while isinstance(kind, TypeDecorator):
+        kind = kind.impl_instance
+    return kind

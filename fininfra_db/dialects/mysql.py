@@ -11,7 +11,7 @@ from hashlib import sha256
 from importlib import import_module
 from typing import Any, Final
 
-from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, inspect, text
+from sqlalchemy import BINARY, URL, ColumnElement, Connection, Engine, String, Table, cast, create_engine, event, inspect, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 from sqlalchemy.util import await_only, greenlet_spawn
@@ -22,6 +22,7 @@ from fininfra_db.dialects.bulk import Sender
 from fininfra_db.dialects.bulk_plan import Plan
 from fininfra_db.dialects.judging import MysqlJudging
 from fininfra_db.dialects.lifted import Lifted
+from fininfra_db.dialects.loading import undecorated
 from fininfra_db.dialects.mysql_insert import InsertSender
 from fininfra_db.dialects.mysql_snapshots import MysqlSnapshots
 from fininfra_db.dialects.sessions import SessionOptions
@@ -179,9 +180,16 @@ class MysqlDialect(MysqlJudging, Dialect):
         return InsertSender(connection, plan)
 
     def make_stage(self, connection: Connection, merge: Merge) -> None:
-        """A rollback leaves it, so a load that failed may have left one."""
+        """A rollback leaves it, so a load that failed may have left one. A CREATE INDEX would commit."""
         self.drop_stage(connection, merge.stage)
-        super().make_stage(connection, merge)
+        quote = connection.dialect.identifier_preparer
+        key = ", ".join(quote.quote(column.name) for column in merge.staged_key)
+        rows = merge.create.selectable.compile(dialect=connection.dialect, compile_kwargs={"literal_binds": True})
+        connection.exec_driver_sql(f"CREATE TEMPORARY TABLE {quote.format_table(merge.stage)} (UNIQUE ({key})) AS {rows}")
+
+    def comparable(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        """To a collation texts may be equal that differ in case, in accents or in spaces at the end."""
+        return cast(column, BINARY) if isinstance(undecorated(column.type), String) else column
 
     def drop_stage(self, connection: Connection, stage: Table) -> None:
         """Without TEMPORARY the statement would commit (MySQL, "Statements That Cause an Implicit Commit")."""

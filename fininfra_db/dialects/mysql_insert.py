@@ -44,14 +44,15 @@ class InsertSender(Sender):
         quote = connection.dialect.identifier_preparer
         names = ", ".join(quote.quote(field.column.name) for field in plan.fields)
         self._connection, self._table, self.plan = connection, plan.table, plan
+        self._driver: Any = connection.connection.driver_connection
+        self._encoding: str = getattr(self._driver, "encoding", "utf8")
         self._insert = f"INSERT INTO {quote.format_table(plan.table)} ({names}) VALUES "
         self._largest = int(connection.exec_driver_sql("SELECT @@max_allowed_packet").scalar() or 0) - len(self._insert) - _OVERHEAD
-        self._driver: Any = connection.connection.driver_connection
 
     def prepare(self, values: Values) -> list[Any]:
-        """Literals, as the driver writes them."""
+        """Literals, as the driver writes them: it keeps bytes that are no text as lone surrogates."""
         literals = [self._literals(column) for column in values]
-        return [f"({row})".encode() for row in map(",".join, zip(*literals, strict=True))]
+        return [f"({row})".encode(self._encoding, "surrogateescape") for row in map(",".join, zip(*literals, strict=True))]
 
     def _literals(self, values: list[Any]) -> list[str]:
         """The driver's own escaping looks at each value; where all are of one kind, that is told once."""
@@ -80,6 +81,6 @@ class InsertSender(Sender):
 
     async def _send(self, items: list[bytes]) -> None:
         try:
-            await self._driver.query(self._insert.encode() + b",".join(items))
+            await self._driver.query(self._insert.encode(self._encoding) + b",".join(items))
         except self._connection.dialect.loaded_dbapi.Error as error:
             raise as_sqlalchemy(self._connection, self._insert, error) from error

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from sqlalchemy import JSON, URL, ColumnElement, Connection, Engine, Insert, Table, Text, TypeDecorator, cast, text
+from sqlalchemy import JSON, URL, ColumnElement, Connection, Engine, Insert, Table, Text, cast, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.types import SchemaType
 
@@ -18,6 +18,7 @@ from fininfra_db.dialects.bulk import Sender
 from fininfra_db.dialects.bulk_plan import Plan
 from fininfra_db.dialects.judging import PostgresqlJudging
 from fininfra_db.dialects.lifted import Lifted
+from fininfra_db.dialects.loading import undecorated
 from fininfra_db.dialects.online import OnlineDdl
 from fininfra_db.dialects.postgresql_copy import CopySender
 from fininfra_db.dialects.postgresql_snapshots import PostgresqlSnapshots
@@ -248,8 +249,7 @@ class PostgresqlDialect(PostgresqlJudging, Dialect):
 
     def comparable(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
         """The type ``json`` has no equality; its text is kept as it was written."""
-        kind = column.type.impl_instance if isinstance(column.type, TypeDecorator) else column.type
-        return cast(column, Text) if kind.__visit_name__ == JSON.__visit_name__ else column
+        return cast(column, Text) if undecorated(column.type).__visit_name__ == JSON.__visit_name__ else column
 
     def wait_for_disk(self, connection: Connection, wanted: bool) -> None:
         connection.exec_driver_sql(f"SET synchronous_commit TO {'DEFAULT' if wanted else 'off'}")

@@ -1,13 +1,17 @@
 """COPY, PostgreSQL's way of loading rows, through asyncpg: in binary, with the codecs that an ordinary insert uses."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.util import await_only, greenlet_spawn
 
 from fininfra_db.dialects.bulk import Sender, as_sqlalchemy
 from fininfra_db.dialects.bulk_plan import Plan, Values
+from fininfra_db.dialects.wording import sqlstate
+
+_NOT_SUPPORTED: Final = "0A000"
 
 
 class CopySender(Sender):
@@ -23,7 +27,10 @@ class CopySender(Sender):
         return list(zip(*values, strict=True))
 
     def can_send(self) -> bool:
-        """Whether the driver has a binary codec for each column: for types of an extension it knows text only."""
+        """Whether COPY will do.
+
+        The driver has no binary codec for types of an extension, and the server copies nothing into a table with row-level security.
+        """
         from asyncpg import InternalClientError
 
         try:
@@ -31,6 +38,10 @@ class CopySender(Sender):
                 await_only(self.send(()))
         except InternalClientError:
             return False
+        except DBAPIError as error:
+            if sqlstate(error) == _NOT_SUPPORTED:
+                return False
+            raise
         return True
 
     async def send(self, items: Sequence[Any]) -> None:

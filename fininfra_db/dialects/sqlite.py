@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-from sqlalchemy import URL, Connection, Engine, FunctionFilter, event
+from sqlalchemy import URL, ColumnElement, Connection, Engine, FunctionFilter, String, event
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql import functions, operators
@@ -21,6 +21,7 @@ from fininfra_db.dialects.base import ConnectionOpener, Dialect, Features, Purpo
 from fininfra_db.dialects.bulk import Sender
 from fininfra_db.dialects.bulk_plan import Plan
 from fininfra_db.dialects.judging import SqliteJudging
+from fininfra_db.dialects.loading import undecorated
 from fininfra_db.dialects.locks import HeldLock
 from fininfra_db.dialects.sessions import DEFAULTS, SessionOptions
 from fininfra_db.dialects.snapshots import Access, SnapshotStore
@@ -238,6 +239,10 @@ class SqliteDialect(SqliteJudging, Dialect):
         """
         await_only(connection.driver_connection.interrupt())
         await_only(connection.driver_connection.rollback())
+
+    def comparable(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        """To a collation texts may be equal that are not the same."""
+        return column.collate("BINARY") if isinstance(undecorated(column.type), String) else column
 
     def bulk_sender(self, connection: Connection, plan: Plan) -> Sender:
         return ManySender(connection, plan)

@@ -6,22 +6,24 @@ counts differently, or takes any key (MySQL, "INSERT ... ON DUPLICATE KEY UPDATE
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from sqlalchemy import (
     Column,
     ColumnElement,
     Connection,
+    Index,
     Insert,
     String,
     Table,
     Update,
     and_,
-    bindparam,
     exists,
     false,
     or_,
     select,
+    tuple_,
     type_coerce,
     update,
 )
@@ -35,8 +37,8 @@ from fininfra_db.types import KEPT, EncryptedString
 
 Comparable = Callable[[ColumnElement[Any]], ColumnElement[Any]]
 
-_KEY: Final = "key_"
-_KEPT: Final = "kept_text"
+_KEPT_TOGETHER: Final = 500
+"""Keys in a statement, well below the number of values that every database takes."""
 _ROWS: Final = {"preserve_rowcount": True}
 
 
@@ -65,6 +67,8 @@ class Merge:
         self._columns = [field.column for field in plan.fields]
         self.create = CreateTableAs(select(*self._columns).where(false()), stage_name, temporary=True)
         self.table, self.stage, self.key = table, self.create.table, tuple(key)
+        self.staged_key = [self._staged(table.c[name]) for name in key]
+        self.index = Index(f"{stage_name}_key", *map(_collated, self.staged_key), unique=True)
         self.same_key = and_(*[table.c[name] == self._staged(table.c[name]) for name in key])
         given = [table.c[name] for name in plan.given.difference(key) if not table.c[name].primary_key and not table.c[name].info.get(KEPT)]
         compared = [column for column in given if column.onupdate is None]
@@ -95,15 +99,20 @@ class Merge:
 
     def _keep_sealed(self, connection: Connection) -> None:
         """Sealed again, the same text differs: where nothing but that has changed, the stage takes what the table has."""
-        key = [self._staged(self.table.c[name]) for name in self.key]
         for column, kind in self._sealed:
             staged = self._staged(column)
-            both = select(*key, type_coerce(column, String), type_coerce(staged, String)).where(self.same_key)
-            same = [row for row in connection.execute(both).all() if kind.seals_same(row[-2], row[-1], connection.dialect)]
-            if same:
-                which = and_(*[each == bindparam(f"{_KEY}{place}", type_=each.type) for place, each in enumerate(key)])
-                parameters = [{f"{_KEY}{place}": row[place] for place in range(len(key))} | {_KEPT: row[-2]} for row in same]
-                connection.execute(update(self.stage).where(which).values({staged: bindparam(_KEPT, type_=String())}), parameters)
+            both = select(*self.staged_key, type_coerce(column, String), type_coerce(staged, String)).where(self.same_key)
+            rows = connection.execute(both).all()
+            same = [tuple(row[:-2]) for row in rows if kind.seals_same(row[-2], row[-1], connection.dialect)]
+            keep = update(self.stage).values({staged: column}).where(self.same_key)
+            for begin in range(0, len(same), _KEPT_TOGETHER):
+                connection.execute(keep.where(tuple_(*self.staged_key).in_(same[begin : begin + _KEPT_TOGETHER])))
+
+
+def _collated(column: Column[Any]) -> ColumnElement[Any]:
+    """With the collation that it was declared with, which SQLite forgets in a table made of a query."""
+    collation = getattr(column.type, "collation", None)
+    return column if collation is None else column.collate(collation)
 
 
 def _bare(column: Column[Any]) -> ColumnElement[Any]:
@@ -114,7 +123,9 @@ def _bare(column: Column[Any]) -> ColumnElement[Any]:
 class UpsertSender(Sender):
     """Chunks into the stage, and from there into the table, counting what becomes of them.
 
-    A key that comes again has a round of its own, so that the rows have the effect that they would have one after the other.
+    A key that comes again has a round of its own, so that the rows have the effect that they would have one after the other. Keys
+    that are equal only to the database, such as texts of another case, are refused by the unique index of the stage, and the chunk
+    is sent again in halves until they are apart.
     """
 
     def __init__(
@@ -122,7 +133,7 @@ class UpsertSender(Sender):
     ) -> None:
         assert inner.plan is not None
         self._connection, self.merge, self._inner, self._missing, self._clear = connection, merge, inner, missing, clear
-        self.plan, self.size, self.overlaps = inner.plan, inner.size, inner.overlaps
+        self.plan, self.size, self.overlaps = replace(inner.plan, table=merge.table), inner.size, inner.overlaps
         names = [str(field.column.key) for field in self.plan.fields]
         absent = [name for name in merge.key if name not in names]
         if absent:
@@ -137,12 +148,14 @@ class UpsertSender(Sender):
         return list(zip(zip(*[values[place] for place in self._places], strict=True), self._inner.prepare(values), strict=True))
 
     async def send(self, items: Sequence[Any]) -> None:
+        counts = []
         for together in self._rounds(items):
             await self._inner.send(together)
-            inserted, updated = await greenlet_spawn(self.merge.run, self._connection, self._missing)
+            counts.append(await greenlet_spawn(self.merge.run, self._connection, self._missing))
+            await greenlet_spawn(self._clear, self._connection, self.merge.stage)
+        for inserted, updated in counts:  # now that none of them is taken back and sent again
             self.inserted += inserted
             self.updated += updated
-            await greenlet_spawn(self._clear, self._connection, self.merge.stage)
 
     def _rounds(self, items: Sequence[Any]) -> list[list[Any]]:
         rounds: list[list[Any]] = []

@@ -1,18 +1,39 @@
 """Many rows at once: the same values as an ordinary insert writes, all or nothing, and every row counted."""
 
 import asyncio
+import uuid
+import warnings
 from collections.abc import Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
-from sqlalchemy import Column, Integer, MetaData, String, Table, TypeDecorator, func, insert, literal, select, text
+from sqlalchemy import (
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    TypeDecorator,
+    event,
+    func,
+    insert,
+    literal,
+    select,
+    text,
+)
+from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from fininfra_db import Account, BankConnection, Base, Budget, RowRefused, Transaction, User, bulk_insert, bulk_upsert, get_async_session
 from fininfra_db.connections import open_connection
 from fininfra_db.dialects import target_of
+from fininfra_db.dialects.bulk_plan import unique_keys
 from fininfra_db.errors import KeyMissing, OptionsInvalid
 from fininfra_db.models import UNUSABLE_PASSWORD
 from tests.conftest import Project
@@ -145,10 +166,9 @@ async def test_a_bad_row_is_named_and_nothing_is_written(project: Project, fault
         assert await session.scalar(select(func.count()).select_from(Transaction)) == 1, "the caller's own work stays"
 
 
-async def test_a_text_that_is_too_long_is_named(project: Project) -> None:
-    if project.dialect == "sqlite":
-        pytest.skip("SQLite keeps any length")
-    async with tables(project) as session:
+async def test_a_text_that_is_too_long_is_named(server_project: Project) -> None:
+    """On SQLite no text is."""
+    async with tables(server_project) as session:
         with pytest.raises(RowRefused) as refused:
             await bulk_insert(session, Transaction, [transaction(number, name="é" * (250 + number)) for number in range(20)])
         assert (refused.value.index, refused.value.column) == (6, "name")
@@ -329,3 +349,142 @@ async def test_what_takes_more_than_a_value_is_inserted_in_the_ordinary_way(proj
         assert refused.value.index == 1200
         with pytest.raises(OptionsInvalid, match="SQL"):
             await connection.run_sync(dialect.bulk_upsert, notes, rows)
+
+
+async def table_on(connection: Any, *columns: Any, **more: Any) -> Table:
+    """A table beside ours, in a database that has none."""
+    table = Table("things", MetaData(), *columns, **more)
+    await connection.run_sync(table.create)
+    return table
+
+
+async def test_the_hour_that_comes_twice_is_two_hours(project: Project) -> None:
+    async with tables(project) as session:
+        first = datetime(2025, 11, 2, 1, 30, tzinfo=ZoneInfo("America/New_York"))
+        moments = [first, first.replace(fold=1), first.astimezone(UTC), first.replace(fold=1).astimezone(UTC)]
+        await bulk_insert(session, Transaction, [transaction(number, created_at=moment) for number, moment in enumerate(moments)])
+        found = (await session.scalars(select(Transaction.created_at).order_by(Transaction.id))).all()
+        assert [moment.hour for moment in found] == [5, 6, 5, 6]
+
+
+@pytest.mark.parametrize(
+    ("project", "collation"),
+    [("sqlite", None), ("sqlite", "NOCASE"), ("postgresql", None), ("mysql", None), ("mysql", "utf8mb4_general_ci")],
+    indirect=["project"],
+)
+async def test_a_change_that_a_collation_does_not_see_is_one(project: Project, collation: str | None) -> None:
+    await create_empty_database(project)
+    dialect = target_of(project.settings()).dialect
+    async with open_connection(project.settings(), "migration") as connection:
+        things = await table_on(connection, Column("id", Integer, primary_key=True), Column("name", String(20, collation)))
+        for name, changes in (("Kz", 1), ("Kz", 0), ("Kz ", 1), ("kz", 1), (None, 1)):
+            counts = await connection.run_sync(dialect.bulk_upsert, things, [{"id": 1, "name": name}])
+            assert counts.inserted + counts.updated == changes
+            assert await connection.scalar(select(things.c.name)) == name
+
+
+@pytest.mark.parametrize(("project", "collation"), [("sqlite", "NOCASE"), ("mysql", "utf8mb4_general_ci")], indirect=["project"])
+async def test_keys_that_are_equal_to_a_collation_have_a_round_each(project: Project, collation: str) -> None:
+    await create_empty_database(project)
+    dialect = target_of(project.settings()).dialect
+    async with open_connection(project.settings(), "migration") as connection:
+        key = Column("name", String(20, collation), primary_key=True)
+        things = await table_on(connection, key, Column("size", Integer))
+        names = [*map(str, range(40)), "Kz", "kz", "T1", "t1", *map(str, range(20)), "KZ"]
+        rows = [{"name": name, "size": size} for size, name in enumerate(names)]
+        for inserted, updated in ((42, 23), (0, 45)):
+            counts = await connection.run_sync(dialect.bulk_upsert, things, rows)
+            assert (counts.inserted, counts.updated, counts.unchanged) == (inserted, updated, 65 - inserted - updated)
+            found = dict((await connection.execute(select(things.c.name, things.c.size))).all())
+            assert (found["Kz"], found["T1"], found["0"], found["39"], len(found)) == (64, 43, 44, 39, 42)
+        with pytest.raises(RowRefused) as refused:
+            await connection.run_sync(dialect.bulk_insert, things, [{"name": name, "size": 0} for name in ("new", "NEW")])
+        assert "NEW" not in str(refused.value)
+
+
+async def test_an_index_of_some_rows_or_of_an_expression_is_no_key(project: Project) -> None:
+    await create_empty_database(project)
+    dialect = target_of(project.settings()).dialect
+    columns = Column("id", Integer, primary_key=True), Column("name", String(20)), Column("gone", Integer)
+    partial = Index("some", columns[1], unique=True, postgresql_where=columns[2].is_(None), sqlite_where=columns[2].is_(None))
+    lower = Index("lowered", func.lower(columns[1]), unique=True)
+    assert unique_keys(Table("things", MetaData(), *columns, partial, lower)) == []
+    async with open_connection(project.settings(), "migration") as connection:
+        things = await table_on(connection, *[column._copy() for column in columns])
+        rows = [{"id": number, "name": "x", "gone": number} for number in (1, 2, 3)]
+        assert (await connection.run_sync(dialect.bulk_upsert, things, rows)).inserted == 3
+
+
+async def test_bytes_are_written_and_a_text_that_is_none_is_named(project: Project) -> None:
+    await create_empty_database(project)
+    dialect = target_of(project.settings()).dialect
+    async with open_connection(project.settings(), "migration") as connection:
+        things = await table_on(connection, Column("id", Integer, primary_key=True), Column("raw", LargeBinary), Column("name", String(20)))
+        rows = [{"id": number, "raw": bytes(range(256)), "name": "x"} for number in range(1, 301)]
+        assert await connection.run_sync(dialect.bulk_insert, things, rows) == 300
+        assert set(await connection.scalars(select(things.c.raw))) == {bytes(range(256))}
+        for name in ("\ud800", "\udc80"):
+            odd = [*(row | {"id": row["id"] + 300} for row in rows), {"id": 900, "raw": b"", "name": name}]
+            for load in (dialect.bulk_insert, dialect.bulk_upsert):
+                with pytest.raises(RowRefused) as refused:
+                    await connection.run_sync(load, things, odd)
+                assert (refused.value.index, refused.value.table) == (300, "things")
+
+
+async def test_row_level_security_is_no_fault_of_a_row(postgresql_project: Project) -> None:
+    await create_empty_database(postgresql_project)
+    dialect = target_of(postgresql_project.settings()).dialect
+    role = f"fininfra_test_{uuid.uuid4().hex[:12]}"
+    async with open_connection(postgresql_project.settings(), "migration") as connection:  # all of it is rolled back
+        things = await table_on(connection, Column("id", Integer, primary_key=True), Column("size", Integer))
+        for statement in (
+            f"CREATE ROLE {role}",
+            f"GRANT ALL ON things TO {role}",
+            "ALTER TABLE things ENABLE ROW LEVEL SECURITY",
+            "CREATE POLICY small ON things USING (size < 100)",
+            f"SET LOCAL ROLE {role}",
+        ):
+            await connection.execute(text(statement))
+        rows = [{"id": number, "size": number} for number in range(100)]
+        assert await connection.run_sync(dialect.bulk_insert, things, rows) == 100
+        assert (await connection.run_sync(dialect.bulk_upsert, things, [{"id": 1, "size": 2}])).updated == 1
+
+
+async def test_an_interruption_between_two_chunks_leaves_no_savepoint(project: Project) -> None:
+    async with tables(project) as session:
+        connection = (await session.connection()).sync_connection
+
+        @event.listens_for(connection, "release_savepoint")
+        def interrupt(*_: Any) -> None:
+            raise asyncio.CancelledError
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with pytest.raises(asyncio.CancelledError):
+                await bulk_insert(session, Transaction, [transaction(1)])
+
+
+async def test_many_sealed_texts_are_kept_in_few_statements(project: Project) -> None:
+    async with tables(project) as session:
+        token = {"user_id": "u1", "access_token": "s", "item_id": "i", "institution_name": "B"}
+        rows = [token | {"id": f"b{number}"} for number in range(1100)]
+        await bulk_insert(session, BankConnection, rows)
+        before = (await session.execute(text("SELECT id, access_token FROM bank_connections ORDER BY id"))).all()
+        statements: list[str] = []
+        connection = (await session.connection()).sync_connection
+        event.listen(connection, "before_cursor_execute", lambda _c, _u, sql, *_: statements.append(sql))
+        assert (await bulk_upsert(session, BankConnection, rows, key=["id"])).unchanged == 1100
+        assert (await session.execute(text("SELECT id, access_token FROM bank_connections ORDER BY id"))).all() == before
+        assert sum(sql.startswith("UPDATE fininfra_stage") for sql in statements) == 3
+
+
+async def test_an_error_that_is_no_rows_fault_shows_no_values(server_project: Project) -> None:
+    """On an engine of the application's own, which would show them."""
+    await create_empty_database(server_project)
+    absent = Table("absent", MetaData(), Column("id", Integer, primary_key=True), Column("body", Loud(20)))
+    engine = create_async_engine(server_project.url)
+    async with engine.connect() as connection:
+        with pytest.raises(ProgrammingError) as raised:
+            await connection.run_sync(target_of(server_project.settings()).dialect.bulk_insert, absent, [{"id": 1, "body": "private"}])
+    await engine.dispose()
+    assert "private" not in str(raised.value)

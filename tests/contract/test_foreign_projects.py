@@ -448,18 +448,18 @@ async def test_their_env_has_a_say_in_every_revision_when_it_asks_for_one(sqlite
 
 
 @each_kind
-async def test_their_migration_waits_no_longer_than_ours(project: Project, templates: Path, template: str) -> None:
+async def test_their_migration_waits_no_longer_than_ours(server_project: Project, templates: Path, template: str) -> None:
+    """On SQLite its one lock is taken when the transaction begins."""
     tell = {
         "postgresql": "SELECT name, setting FROM pg_settings WHERE name = 'lock_timeout'",
         "mysql": "SELECT 'lock_timeout' AS name, @@lock_wait_timeout * 1000 AS setting",
     }
-    if project.dialect not in tell:
-        pytest.skip("SQLite's one lock is taken when the transaction begins.")
-    make_foreign(project, templates, template)
-    await create_empty_database(project)
-    await write_by_hand(project, "told", f'op.execute("CREATE TABLE told AS {tell[project.dialect]}")')
-    await Database(replace(project.settings(), ddl_lock_timeout=7.0)).upgrade()
-    assert [(name, int(setting)) for name, setting in await project.rows("SELECT name, setting FROM told")] == [("lock_timeout", 7000)]
+    make_foreign(server_project, templates, template)
+    await create_empty_database(server_project)
+    await write_by_hand(server_project, "told", f'op.execute("CREATE TABLE told AS {tell[server_project.dialect]}")')
+    await Database(replace(server_project.settings(), ddl_lock_timeout=7.0)).upgrade()
+    found = await server_project.rows("SELECT name, setting FROM told")
+    assert [(name, int(setting)) for name, setting in found] == [("lock_timeout", 7000)]
 
 
 SHOP = "op.create_table('shop_{0}', sa.Column('id', sa.Integer(), primary_key=True))\n    op.execute('INSERT INTO shop_{0} VALUES (1)')"

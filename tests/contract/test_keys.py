@@ -278,9 +278,9 @@ async def test_two_rotations_at_once_leave_every_row_readable(tables: Project) -
     assert opened(NEW, await tokens(tables)) == {f"row-{number:02d}": f"plain-{number}" for number in range(ROWS)}
 
 
-async def test_a_row_that_somebody_has_locked_is_tried_again(tables: Project) -> None:
-    if tables.dialect != "postgresql":
-        pytest.skip("only PostgreSQL is told by the URL how long to wait for a row")
+async def test_a_row_that_somebody_has_locked_is_tried_again(postgresql_project: Project) -> None:
+    """PostgreSQL alone is told by the URL how long to wait for a row."""
+    tables = await with_tables(postgresql_project)
     await insert_tokens(tables, under(OLD))
     locked, threads = threading.Event(), []
 
