@@ -631,6 +631,40 @@ async def test_bytes_and_nothing_end_no_rule(books: Project) -> None:
     assert (checked.get("plaintext") or checked.get("unreadable")) == [("bank_connections.access_token", 1, ("c",))]
 
 
+ODD_KEYS = """
+import enum
+
+from sqlalchemy import Date, Enum, ForeignKey, MetaData, Uuid
+from sqlalchemy.orm import DeclarativeBase, mapped_column
+
+from fininfra_db import UtcDateTime
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData()
+
+
+class Code(enum.Enum):
+    EUR = 1
+
+
+class Rate(Base):
+    __tablename__ = "rates"
+    code = mapped_column(Enum(Code), primary_key=True)
+    day = mapped_column(Date, primary_key=True)
+    at = mapped_column(UtcDateTime(), primary_key=True)
+    mark = mapped_column(Uuid, primary_key=True)
+"""
+
+
+async def test_ids_that_python_cannot_read_are_told_as_they_are_stored(sqlite_project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    await use_models(sqlite_project, ODD_KEYS)
+    await make_tables(sqlite_project)
+    await plant(sqlite_project, "INSERT INTO rates (code, day, at, mark) VALUES ('EUX', 'today', 'now', 'z')")
+    checked = found(await sqlite_project.database().check_data("storage"))
+    assert checked == {"storage": [("rates.day", 1, ("EUX, today, now, z",))]}
+
+
 async def test_amounts_that_are_no_numbers_end_no_rule(postgresql_project: Project) -> None:
     await make_tables(postgresql_project)
     await plant(
