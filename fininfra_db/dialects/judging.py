@@ -8,12 +8,13 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import JSON, Boolean, Date, DateTime, Float, Integer, Numeric, String, TypeEngine
 
-_SUM: Final = "(SELECT CASE WHEN count(*) = count({amount}) THEN coalesce(sum({amount}), 0) END FROM {entries})"
+_SUM: Final = "(SELECT CASE WHEN count(*) = count({amount}) THEN coalesce({total}, 0) END FROM {entries})"
 """The sum of the entries of an object; NULL when one of them is no amount."""
-_DIGITS: Final = "^-?[0-9]+([.][0-9]+)?([eE][-+]?[0-9]+)?$"
-"""How a number is written in JSON, and how Python writes a ``Decimal``."""
+_DIGITS: Final = "^-?[0-9]{{1,40}}([.][0-9]{{1,40}})?([eE][-+]?[0-9]{{1,2}})?$"
+"""How a number is written in JSON, and how Python writes a ``Decimal``; no longer than every database can read it."""
 
-
+_ESCAPE: Final = r"\\(u[0-9a-fA-F]{{4}}|.)"
+"""One escape in a JSON text, whatever it stands for; no amount has one."""
 _NO_DATE: Final = (
     "julianday({0}) IS NULL AND {0} IS NOT NULL OR {0} NOT LIKE '____-__-__' "
     "OR (substr({0}, 9, 2) > '28' AND date({0}, '0 days') IS NOT {0})"
@@ -43,12 +44,20 @@ def _compile_spelled(element: Spelled, compiler: SQLCompiler, **options: Any) ->
     return element.template.format(*(compiler.process(each, **options) for each in element.clauses))
 
 
+def _sum(amount: str, entries: str, total: str = "sum({0})") -> str:
+    return _SUM.format(amount=amount, total=total.format(amount), entries=entries)
+
+
 class Judging:
     """How a database compares amounts and adds up JSON, and whether a stored value is what its column says."""
 
     def exact(self, amount: ColumnElement[Any]) -> ColumnElement[Any]:
         """An amount of money that can be added and compared exactly; all of one database are in the same unit."""
         return amount
+
+    def exact_sum(self, amount: ColumnElement[Any]) -> ColumnElement[Any]:
+        """The sum of the amounts of a group, in the unit of ``exact()``."""
+        return func.sum(self.exact(amount))
 
     def has_more_decimals(self, amount: ColumnElement[Any], digits: ColumnElement[int]) -> ColumnElement[bool]:
         """Whether an amount of money has more than so many decimals, up to 4."""
@@ -72,9 +81,10 @@ class Judging:
 
 class PostgresqlJudging(Judging):
     def json_total(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
-        json = "CAST({0} AS jsonb)"
-        entries = f"jsonb_each_text(CASE WHEN jsonb_typeof({json}) = 'object' THEN {json} END) AS entries (name, entry)"
-        return Spelled(_SUM.format(amount=f"CASE WHEN entry ~ '{_DIGITS}' THEN CAST(entry AS numeric) END", entries=entries), column)
+        """As ``json``, which is never more than text: ``jsonb`` refuses numbers and characters that ``json`` has kept."""
+        json = f"CAST(regexp_replace(CAST({{0}} AS text), '{_ESCAPE}', '?', 'g') AS json)"
+        entries = f"json_each_text(CASE WHEN json_typeof({json}) = 'object' THEN {json} END) AS entries (name, entry)"
+        return Spelled(_sum(f"CASE WHEN entry ~ '{_DIGITS}' THEN CAST(entry AS numeric) END", entries), column)
 
 
 class MysqlJudging(Judging):
@@ -82,35 +92,45 @@ class MysqlJudging(Judging):
         amount = f"CASE WHEN entries.entry REGEXP '{_DIGITS}' THEN CAST(entries.entry AS DECIMAL(65, 20)) END"
         json = "CASE WHEN JSON_TYPE({0}) = 'OBJECT' THEN {0} ELSE '{{}}' END"
         entries = f"JSON_TABLE({json}, '$.*' COLUMNS (entry VARCHAR(255) PATH '$')) AS entries"
-        return Spelled(_SUM.format(amount=amount, entries=entries), column)
+        return Spelled(_sum(amount, entries), column)
 
 
 class MssqlJudging(Judging):
     def json_total(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
         entries = "OPENJSON(CASE WHEN ISJSON({0}) = 1 THEN {0} ELSE '{{}}' END) AS entries"
-        return Spelled(_SUM.format(amount="TRY_CAST(entries.value AS DECIMAL(38, 10))", entries=entries), column)
+        return Spelled(_sum("TRY_CAST(entries.value AS DECIMAL(28, 10))", entries), column)
 
 
 class SqliteJudging(Judging):
     """SQLite's numbers are binary, and its columns keep whatever they are given.
 
-    An amount beyond any sum that 64 bits hold in ten-thousandths is NULL here, and found to be too long.
+    An amount that 64 bits do not hold in ten-thousandths is NULL here.
     """
 
-    _UNITS: Final = "CAST(round(CASE WHEN abs({0}) < 1e14 THEN {0} END * 10000) AS INTEGER)"
+    _UNITS: Final = (
+        "CASE WHEN abs({0}) < 1e11 THEN CAST(round({0} * 10000) AS INTEGER) WHEN abs({0}) < 922337203685478 THEN "
+        "CAST({0} AS INTEGER) * 10000 "
+        "+ CAST(round(round({0} - CAST({0} AS INTEGER), 15 - length(CAST(abs({0}) AS INTEGER))) * 10000) AS INTEGER) END"
+    )
+    """A product of more than 15 digits would not be exact, so the whole part of a large amount is taken apart from its decimals."""
+    _TOTAL: Final = "(sum(({0}) / 1000000000) * 1000000000 + sum(({0}) % 1000000000))"
+    """A sum of whole units ends the query when it overflows, and these two do not; a sum beyond 64 bits is no integer then."""
 
     def exact(self, amount: ColumnElement[Any]) -> ColumnElement[Any]:
-        return Spelled(self._UNITS, amount)
+        return Spelled(f"({self._UNITS})", amount)
+
+    def exact_sum(self, amount: ColumnElement[Any]) -> ColumnElement[Any]:
+        return Spelled(self._TOTAL.format(self._UNITS), amount)
 
     def has_more_decimals(self, amount: ColumnElement[Any], digits: ColumnElement[int]) -> ColumnElement[bool]:
         step = "CASE {1} WHEN 0 THEN 10000 WHEN 1 THEN 1000 WHEN 2 THEN 100 WHEN 3 THEN 10 ELSE 1 END"
-        return Spelled(f"({self._UNITS} % {step} <> 0)", amount, digits)
+        return Spelled(f"(({self._UNITS}) % {step} <> 0)", amount, digits)
 
     def json_total(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
         is_number = "type IN ('integer', 'real') OR (type = 'text' AND json_valid(value) AND value NOT GLOB '*[^-+.0-9eE]*')"
-        amount = f"CASE WHEN {is_number} THEN {self._UNITS.format('value')} END"
+        amount = f"CASE WHEN {is_number} THEN {self._UNITS.format('(value + 0.0)')} END"
         entries = "json_each(CASE WHEN json_valid({0}) THEN CASE json_type({0}) WHEN 'object' THEN {0} END END)"
-        return Spelled(_SUM.format(amount=amount, entries=entries), column)
+        return Spelled(_sum(amount, entries, self._TOTAL), column)
 
     def too_long(self, column: ColumnElement[Any], kind: TypeEngine[Any]) -> ColumnElement[bool] | None:
         """A text of so many bytes or fewer cannot have more characters, and bytes are counted at once."""

@@ -31,7 +31,7 @@ from tests.cli.helpers import (
     tables_in,
     versions_in,
 )
-from tests.conftest import LOCAL_SERVERS, Project, clean_environment
+from tests.conftest import Project, clean_environment
 from tests.contract.helpers import another_process, write_module
 
 AT_ONCE = 2.0
@@ -48,6 +48,13 @@ SESSIONS = {
 }
 
 each_signal = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+each_signal_and_database = pytest.mark.parametrize(
+    ("project", "number"),
+    [("sqlite", signal.SIGINT), ("sqlite", signal.SIGTERM), ("postgresql", signal.SIGTERM), ("mysql", signal.SIGINT)],
+    indirect=["project"],
+    ids=["sqlite-SIGINT", "sqlite-SIGTERM", "postgresql-SIGTERM", "mysql-SIGINT"],
+)
+"""Each of them somewhere: that both do the same on every database is seen at a statement, which is the hardest to end."""
 
 
 @pytest.fixture
@@ -159,7 +166,7 @@ def test_a_statement_is_ended_on_the_server(project: Project, number: int) -> No
         assert "half" not in tables_in(project)
 
 
-@each_signal
+@each_signal_and_database
 def test_python_code_of_a_revision_is_ended(project: Project, number: int) -> None:
     started = revision_that(set_up(project), "import time", "for _ in range(600): time.sleep(0.05)")
     ended = interrupted_when(project, started, number, "upgrade")
@@ -169,7 +176,7 @@ def test_python_code_of_a_revision_is_ended(project: Project, number: int) -> No
     assert ("half" in tables_in(project)) == (project.dialect == "mysql")
 
 
-@each_signal
+@each_signal_and_database
 def test_waiting_for_another_migration_is_ended(project: Project, number: int) -> None:
     add_revision(set_up(project), "aaaa1111")
     if project.dialect == "sqlite":
@@ -251,15 +258,15 @@ STUBBORN = (
 """A revision that does not let itself be interrupted."""
 
 
-@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-def test_the_second_signal_ends_at_once(project: Project, second: int) -> None:
+@each_signal_and_database
+def test_the_second_signal_ends_at_once(project: Project, number: int) -> None:
     started = revision_that(set_up(project), *STUBBORN)
     with running(project, "upgrade") as process:
         wait_until(started.exists, process)
         process.send_signal(signal.SIGINT)
         wait_until((project.root / "caught").exists, process)
-        ended = interrupt(process, second)
-    assert_ended_in_order(ended, second)
+        ended = interrupt(process, number)
+    assert_ended_in_order(ended, number)
     assert ended.message == "Interrupted again, and ended at once."
     assert versions_in(project) == [FIRST]
 
@@ -316,8 +323,9 @@ class BlackHole:
                 target.shutdown(socket.SHUT_WR)
 
 
-@pytest.mark.parametrize("project", LOCAL_SERVERS, indirect=True)
-@pytest.mark.parametrize("kind", ["statement", "Python"])
+@pytest.mark.parametrize(
+    ("project", "kind"), [("postgresql", "statement"), ("mysql", "statement"), ("postgresql", "Python")], indirect=["project"]
+)
 def test_a_network_that_swallows_everything_does_not_hold_the_program(project: Project, kind: str) -> None:
     slow = [f"op.execute({SLOW[project.dialect]!r})"] if kind == "statement" else ["import time", "time.sleep(30)"]
     started = revision_that(set_up(project), *slow)

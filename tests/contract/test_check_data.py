@@ -381,6 +381,97 @@ async def test_models_of_the_project_s_own_are_looked_at(project: Project, monke
     assert {each.rule for each in checked.rules if each.reason} >= {"duplicates", "balances", "net-worth", "breakdowns", "budgets"}
 
 
+ODD_NAMES = """
+import enum
+
+from sqlalchemy import Enum, ForeignKey, Integer, MetaData, String
+from sqlalchemy.orm import DeclarativeBase, mapped_column
+
+from fininfra_db import EncryptedString, Money
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData()
+
+
+class Code(enum.Enum):
+    JPY = 1
+    ZZQ = 2
+
+
+class Currency(Base):
+    __tablename__ = "currencies"
+    id = mapped_column(Integer, primary_key=True)
+
+
+class Price(Base):
+    __tablename__ = "prices"
+    number = mapped_column(Integer, primary_key=True)
+    total = mapped_column(String(20), primary_key=True)
+    place = mapped_column(String(20), primary_key=True)
+    value = mapped_column(EncryptedString(500))
+    amount = mapped_column(Money())
+    currency = mapped_column(Enum(Code))
+
+
+class Offer(Base):
+    __tablename__ = "offers"
+    id_1 = mapped_column(Integer, primary_key=True)
+    id_0 = mapped_column(Integer, primary_key=True)
+    amount = mapped_column(Money())
+    currency = mapped_column(ForeignKey("currencies.id"))
+"""
+
+
+async def test_columns_are_named_and_typed_as_the_project_likes(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys that are named as the columns of a rule's own queries, and a currency that is an enumeration or another row."""
+    await use_models(project, ODD_NAMES)
+    await make_tables(project)
+    sealed, foreign = sealed_with(project), Keyring(generate_key()).encrypt("x")
+    await plant(
+        project,
+        "INSERT INTO currencies (id) VALUES (392)",
+        "INSERT INTO prices (number, total, place, value, amount, currency) VALUES "
+        f"(1, 't', 'p', '{sealed}', 1, 'JPY'), (1, 't', 'q', '{foreign}', 1, 'ZZQ'), (2, 't', 'p', 'plain', 1.5, 'JPY')",
+        "INSERT INTO offers (id_1, id_0, amount, currency) VALUES (1, 2, 1.5, 392), (2, 1, 1.5, 9)",
+    )
+    monkeypatch.setattr(runner, "_PAGE", 1)
+    assert await look_again(project) == {
+        "orphans": [("offers.currency", 1, ("2, 1",))],
+        "currency": [("prices.currency", 1, ("1, t, q",))],
+        "scale": [("prices.amount", 1, ("2, t, p",))],
+        "plaintext": [("prices.value", 1, ("2, t, p",))],
+        "unreadable": [("prices.value", 1, ("1, t, q",))],
+    }
+
+
+async def test_breakdowns_that_no_program_of_ours_wrote_end_nothing(empty: Project) -> None:
+    """Those with an ``x-`` are at fault; the others are nothing, or say an amount in a way of their own."""
+    written = {
+        "a-null": ("null", 0),
+        "a-list": ("[]", 0),
+        "a-text": ('"1"', 0),
+        "a-letters": (r'{"\ud83d\ude00": 1, "a\\u00e9\"": "2"}', 3),
+        "a-large": ('{"a": "200000000000000", "b": 1E+14}', 300_000_000_000_000),
+        "x-exponent": ('{"a": "1e200000"}', 1),
+        "x-exponent-of-a-number": ('{"a": 1e300}', 1),
+        "x-digits": ('{"a": "' + "9" * 200 + '"}', 1),
+        "x-nan": ('{"a": "NaN"}', 1),
+        "x-true": ('{"a": true}', 1),
+        "x-list-in-it": ('{"a": [1]}', 1),
+    }
+    if empty.dialect == "postgresql":  # which keeps JSON as it comes
+        written |= {"a-zero": (r'{"\u0000\ud800": 1}', 1), "x-number": ('{"a": 1e200000}', 1)}
+    escaped = {"\\": "\\\\"} if empty.dialect == "mysql" else {}
+    rows: list[str] = []
+    for id_, (parts, total) in written.items():
+        row = snapshot(id_, "u", assets=str(total), liabilities="0", net=str(total), parts=parts, owed="{}")
+        rows.append(row.translate(str.maketrans(escaped)).replace(":", r"\:"))
+    await plant(empty, user("u"), *rows)
+    wrong = sorted(id_ for id_ in written if id_.startswith("x-"))
+    assert await look_again(empty) == {"breakdowns": [("net_worth_snapshots.assets_breakdown", len(wrong), tuple(wrong[:5]))]}
+
+
 async def test_many_rows_are_counted_and_a_few_are_named(empty: Project) -> None:
     await plant(empty, user("u"), *(budget(f"b-{number}", "u", "2025-06-02", "2025-06-01") for number in range(7)))
     checked = await empty.database().check_data("budgets")
@@ -488,6 +579,107 @@ async def test_what_sqlite_keeps_and_others_would_not(books: Project) -> None:
             ("accounts.balance", 1, ("a-words",)),
             ("transactions.pending", 1, ("t-maybe",)),
         ],
+    }
+
+
+async def test_large_amounts_are_added_exactly(books: Project) -> None:
+    """Up to what the type takes; a sum that is longer than any number of SQLite is not the balance, and ends nothing."""
+    largest = 922337203685477
+    opening = "Opening balance"
+    await plant(
+        books,
+        user("u"),
+        connection("c", "u", sealed_with(books)),
+        account("a-sound", "u", "c", balance="70000000000001"),
+        transaction("t-1", "u", "a-sound", "150000000000001", category=opening),
+        transaction("t-2", "u", "a-sound", "-80000000000000"),
+        account("a-cents", "u", "c", balance="5000000000000.02"),
+        transaction("t-3", "u", "a-cents", "5000000000000.03", category=opening),
+        transaction("t-4", "u", "a-cents", "-0.01"),
+        account("a-largest", "u", "c", balance=str(largest)),
+        *(transaction(f"t-5{n}", "u", "a-largest", f"{sign}{largest}", category=opening) for n, sign in enumerate(["", "", "-"])),
+        account("x-one", "u", "c", balance="150000000000000"),
+        transaction("t-6", "u", "x-one", "150000000000001", category=opening),
+        account("x-sum", "u", "c", balance="900000000000000"),
+        *(transaction(f"t-7{n}", "u", "x-sum", "99000000000000", category=opening) for n in range(10)),
+        account("x-decimals", "u", "c", balance="5000000000000.02", currency="JPY"),
+        snapshot("s", "u", assets="200000000000000", liabilities="0", net="200000000000000", parts='{"a": "2E+14"}', owed="{}"),
+        snapshot("x-far", "u", assets=str(largest), liabilities=f"-{largest}", net="0", parts=f'{{"a": {largest}}}', owed='{"a": 9e14}'),
+    )
+    assert await look_again(books) == {
+        "scale": [("accounts.balance", 1, ("x-decimals",))],
+        "balances": [("accounts.balance", 2, ("x-one", "x-sum"))],
+        "net-worth": [("net_worth_snapshots.net_worth", 1, ("x-far",))],
+        "breakdowns": [("net_worth_snapshots.liabilities_breakdown", 1, ("x-far",))],
+    }
+
+
+async def test_bytes_and_nothing_end_no_rule(books: Project) -> None:
+    """SQLite has them in any column, and in a primary key too."""
+    token = sealed_with(books)
+    hexed = token.encode().hex()
+    await plant(
+        books,
+        "INSERT INTO users (id, email) VALUES (x'00ff', x'01')",
+        connection("c", "u", token).replace(f"'{token}'", f"x'{hexed}'"),
+        account("a", "u", "c", balance="x'31'"),
+        budget("b", "u", "2025-06-01", "2025-06-01").replace("'2025-06-01'", "x'00'"),
+        snapshot("s", "u", assets="x'31'", liabilities="x'30'", net="'many'", parts="", owed="").replace("''", "x'00'"),
+    )
+    checked = found(await books.database().check_data())
+    assert checked["storage"][0] == ("users.id", 1, ("00ff",))
+    assert (checked.get("plaintext") or checked.get("unreadable")) == [("bank_connections.access_token", 1, ("c",))]
+
+
+ODD_KEYS = """
+import enum
+
+from sqlalchemy import Date, Enum, ForeignKey, MetaData, Uuid
+from sqlalchemy.orm import DeclarativeBase, mapped_column
+
+from fininfra_db import UtcDateTime
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData()
+
+
+class Code(enum.Enum):
+    EUR = 1
+
+
+class Rate(Base):
+    __tablename__ = "rates"
+    code = mapped_column(Enum(Code), primary_key=True)
+    day = mapped_column(Date, primary_key=True)
+    at = mapped_column(UtcDateTime(), primary_key=True)
+    mark = mapped_column(Uuid, primary_key=True)
+"""
+
+
+async def test_ids_that_python_cannot_read_are_told_as_they_are_stored(sqlite_project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    await use_models(sqlite_project, ODD_KEYS)
+    await make_tables(sqlite_project)
+    await plant(sqlite_project, "INSERT INTO rates (code, day, at, mark) VALUES ('EUX', 'today', 'now', 'z')")
+    checked = found(await sqlite_project.database().check_data("storage"))
+    assert checked == {"storage": [("rates.day", 1, ("EUX, today, now, z",))]}
+
+
+async def test_amounts_that_are_no_numbers_end_no_rule(postgresql_project: Project) -> None:
+    await make_tables(postgresql_project)
+    await plant(
+        postgresql_project,
+        user("u"),
+        connection("c", "u", sealed_with(postgresql_project)),
+        account("a", "u", "c", balance="5"),
+        account("b", "u", "c", balance="'NaN'"),
+        transaction("t", "u", "a", "'NaN'", category="Opening balance"),
+        snapshot("s", "u", assets="'NaN'", liabilities="0", net="1", parts="{}", owed="{}"),
+    )
+    assert await look_again(postgresql_project) == {
+        "balances": [("accounts.balance", 1, ("a",))],
+        "net-worth": [("net_worth_snapshots.net_worth", 1, ("s",))],
+        "breakdowns": [("net_worth_snapshots.assets_breakdown", 1, ("s",))],
     }
 
 

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from sqlalchemy import Select, Table, and_, func, literal, select
 
-from fininfra_db.data.checks.rule import PLACE, Books, Rule
+from fininfra_db.data.checks.rule import PLACE, Books, Rule, ids_of
 
 _PROVIDER_KEYS: Final = (
     ("bank_connections", ("user_id", "item_id")),
@@ -35,7 +35,7 @@ def _repeated(table: Table, names: tuple[str, ...]) -> Select[Any]:
     groups = select(*columns).where(*(column.is_not(None) for column in columns)).group_by(*columns).having(func.count() > 1).subquery()
     same = and_(*(column == groups.c[name] for column, name in zip(columns, names, strict=True)))
     place = literal(f"{table.fullname}.{', '.join(names)}").label(PLACE)
-    return select(place, *table.primary_key.columns).select_from(table.join(groups, same))
+    return select(place, *ids_of(table)).select_from(table.join(groups, same))
 
 
 DUPLICATES: Final = Rule("duplicates", "Rows of one user have the same id of the provider.", _duplicates)

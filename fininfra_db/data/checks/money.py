@@ -6,7 +6,7 @@ Amounts are compared in whole ten-thousandths on SQLite, whose numbers are binar
 from collections.abc import Iterator
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Select, and_, case, func, select
+from sqlalchemy import ColumnElement, Select, String, Table, and_, case, cast, func, select
 
 from fininfra_db.data.checks.rule import Books, Rule, at_fault, live
 from fininfra_db.data.currencies import MINOR_UNITS, codes_with
@@ -18,14 +18,24 @@ OPENING: Final = "Opening balance"
 
 def _unknown_currencies(books: Books) -> Iterator[Select[Any]]:
     for table in books.tables:
-        if "currency" in table.c:
-            unknown = table.c.currency.not_in(sorted(MINOR_UNITS))
+        if _has_currency(books, table):
+            unknown = _code(table).not_in(sorted(MINOR_UNITS))
             yield at_fault(table, [("currency", and_(unknown, live(table)))])
 
 
-def _digits(currency: ColumnElement[Any]) -> ColumnElement[int]:
+def _has_currency(books: Books, table: Table) -> bool:
+    """Whether a row says its currency by a code: in a text or an enumeration, and not by the number of another row."""
+    return "currency" in table.c and isinstance(books.type_of(table.c.currency), String)
+
+
+def _code(table: Table) -> ColumnElement[str]:
+    """The currency as a text: an enumeration is not compared with what it does not have."""
+    return cast(table.c.currency, String)
+
+
+def _digits(table: Table) -> ColumnElement[int]:
     """How many decimals a currency has; NULL for one that is not known, which is another rule's finding."""
-    return case(*((currency.in_(codes_with(digits)), digits) for digits in (2, 0, 3)))
+    return case(*((_code(table).in_(codes_with(digits)), digits) for digits in (2, 0, 3)))
 
 
 def _excess_decimals(books: Books) -> Iterator[Select[Any]]:
@@ -34,15 +44,15 @@ def _excess_decimals(books: Books) -> Iterator[Select[Any]]:
     The transactions stand on the left of an outer join, which keeps them in the order in which they are stored.
     """
     for table in books.tables:
-        if "currency" in table.c:
-            digits = _digits(table.c.currency)
+        if _has_currency(books, table):
+            digits = _digits(table)
             amounts = [column for column in table.columns if isinstance(column.type, Money)]
             faults = [(column.name, and_(live(table), _has_more(books, column, digits))) for column in amounts]
             if faults:
                 yield at_fault(table, faults)
     transactions, accounts = books.find("transactions", "account_id", "amount"), books.find("accounts", "id", "currency")
-    if transactions is not None and accounts is not None:
-        of_account = select(accounts.c.id, _digits(accounts.c.currency).label("digits")).where(live(accounts)).subquery()
+    if transactions is not None and accounts is not None and _has_currency(books, accounts):
+        of_account = select(accounts.c.id, _digits(accounts).label("digits")).where(live(accounts)).subquery()
         joined = transactions.outerjoin(of_account, of_account.c.id == transactions.c.account_id)
         yield at_fault(transactions, [("amount", _has_more(books, transactions.c.amount, of_account.c.digits))], joined)
 
@@ -59,7 +69,7 @@ def _wrong_balances(books: Books) -> Iterator[Select[Any]]:
         return
     entry = transactions.c
     ledger = (
-        select(entry.account_id, func.sum(books.dialect.exact(entry.amount)).label("posted"))
+        select(entry.account_id, books.dialect.exact_sum(entry.amount).label("posted"))
         .where(~entry.pending)
         .group_by(entry.account_id)
         .having(func.max(case((entry.category == OPENING, 1), else_=0)) == 1)

@@ -53,13 +53,18 @@ class Rule:
     name: str
     sentence: str
     queries: Callable[[Books], Iterable[Select[Any]]]
-    is_fault: Callable[[Keyring, str], bool] | None = None
+    is_fault: Callable[[Keyring, Any], bool] | None = None
+
+
+def ids_of(table: Table) -> list[ColumnElement[Any]]:
+    """The primary key, under names that no other column of a query has."""
+    return [column.label(f"id_{number}") for number, column in enumerate(table.primary_key.columns)]
 
 
 def at_fault(table: Table, faults: Sequence[Fault], source: FromClause | None = None) -> Select[Any]:
     """The rows of ``table`` that have one of the faults; ``source`` is what its rows are joined with."""
     place = case(*((condition, literal(f"{table.fullname}.{column}")) for column, condition in faults))
-    rows = select(place.label(PLACE), *table.primary_key.columns).select_from(table if source is None else source)
+    rows = select(place.label(PLACE), *ids_of(table)).select_from(table if source is None else source)
     return rows.where(or_(*(condition for _, condition in faults)))
 
 

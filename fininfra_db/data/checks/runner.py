@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from time import perf_counter
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Inspector, Select, Table, and_, func, inspect, or_, select
+from sqlalchemy import ColumnElement, Connection, Inspector, Select, String, Table, and_, func, inspect, or_, select, type_coerce
 from sqlalchemy.exc import NoSuchTableError
 
 from fininfra_db.connections import read
@@ -91,18 +91,20 @@ def _missing(inspector: Inspector, table: Table) -> list[str]:
 def _judged_there(connection: Connection, query: Select[Any]) -> Iterator[FaultyRows]:
     """The rows that a query finds, counted by the database, with the first few of each place."""
     rows = query.subquery()
-    place, *ids = rows.c
+    place, *key = rows.c
+    ids = [type_coerce(part, String()).label(part.name) for part in key]  # as they are stored: SQLite keeps what no type reads
     numbered = select(
-        rows,
+        place,
+        *ids,
         func.count().over(partition_by=place).label("total"),
         func.row_number().over(partition_by=place, order_by=ids or [place]).label("number"),
     ).subquery()
     where, *_, number = numbered.c
     samples = connection.execute(select(numbered).where(number <= _SAMPLES).order_by(where, number))
     found: dict[str, FaultyRows] = {}
-    for named, *key, total, _ in samples:
+    for named, *id_, total, _ in samples:
         before = found.get(named)
-        found[named] = FaultyRows(named, total, (*(before.ids if before else ()), *_as_ids(key)))
+        found[named] = FaultyRows(named, total, (*(before.ids if before else ()), *_as_ids(id_)))
     yield from found.values()
 
 

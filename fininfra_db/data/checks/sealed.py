@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from sqlalchemy import Column, ColumnElement, Select, String, and_, func, literal, not_, or_, select, type_coerce
 
-from fininfra_db.data.checks.rule import PLACE, VALUE, Books, Rule, at_fault
+from fininfra_db.data.checks.rule import PLACE, VALUE, Books, Rule, at_fault, ids_of
 from fininfra_db.errors import DecryptionFailed
 from fininfra_db.security import SEALED_BEGINNINGS, Keyring
 from fininfra_db.types import sealed_length
@@ -38,12 +38,13 @@ def _tokens(books: Books) -> Iterator[Select[Any]]:
     for column in _sealed_columns(books):
         table, stored = column.table, _stored(column)
         place = literal(f"{table.fullname}.{column.name}").label(PLACE)
-        yield select(place, *table.primary_key.columns, stored.label(VALUE)).where(_is_token(stored))
+        yield select(place, *ids_of(table), stored.label(VALUE)).where(_is_token(stored))
 
 
-def _does_not_open(keyring: Keyring, sealed: str) -> bool:
+def _does_not_open(keyring: Keyring, sealed: str | bytes) -> bool:
+    """SQLite has bytes in any column, and some of its builds find that they begin like a text."""
     try:
-        keyring.decrypt(sealed)
+        keyring.decrypt(sealed if isinstance(sealed, str) else "")
     except DecryptionFailed:
         return True
     return False
