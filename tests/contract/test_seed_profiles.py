@@ -328,9 +328,13 @@ async def test_the_seeds_of_the_project_run_in_order_and_status_tells_what_was_w
     assert [each.name for each in (await project.database().status()).seeds] == ["household", "profile_seeds:testers"]
 
 
-async def test_after_a_reset_no_seed_is_told_of_and_a_profile_is_written_again(project: Project) -> None:
+async def test_after_a_downgrade_to_base_or_a_reset_no_seed_is_told_of_and_a_profile_is_written_again(project: Project) -> None:
     await project.database().setup_and_migrate()
     first = await project.database().seed(LOAD)
+    await project.database().downgrade("base")
+    await project.database().upgrade()
+    assert (await project.database().status()).seeds == ()
+    await project.database().seed(LOAD)
     await project.database().reset()
     assert (await project.database().status()).seeds == ()
     assert (await project.database().seed(LOAD)).inserted == first.inserted
