@@ -261,6 +261,7 @@ class Database:
     async def seed(self, request: "SeedRequest | str | None" = None, *, confirm_database: str | None = None) -> Seeded:
         """Write the rows of a seed, or of each one in the ``seeds`` of ``alembic.ini``; its name alone is a request.
 
+        Never on a protected database, whatever is confirmed.
         Raises ``OptionsInvalid``, ``Protected``, ``WrongDatabaseName``, ``SeedFailed``.
         """
         self._recover()
@@ -278,15 +279,15 @@ class Database:
         """Drop what the project owns, migrate again, and write ``seed`` if one is asked for. Data is lost.
 
         With a seed of this program's, a copy of the result is kept; while everything that it was made from is as it was, the
-        next reset puts that copy in the place of the database, unless ``use_cache`` is off.
+        next reset puts that copy in the place of the database, unless ``use_cache`` is off. A protected database takes no seed.
         Raises ``Protected``, ``WrongDatabaseName``. What was dropped is named, whatever ends it.
         """
         self._recover()
         from fininfra_db.data.request import as_request
-        from fininfra_db.migrate.guard import RESET
+        from fininfra_db.migrate.guard import RESET, RESET_AND_SEED
 
         wanted = None if seed is None else as_request(seed)
-        radius = await self._require(RESET, confirm_database)
+        radius = await self._require(RESET_AND_SEED if wanted else RESET, confirm_database)
         initialized = await self.init()
         if wanted is None or not use_cache:
             return await self._rebuild(wanted, radius, initialized)

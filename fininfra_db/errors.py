@@ -297,7 +297,10 @@ class ConfirmationRequired(Refused):
 
 
 class Protected(Refused):
-    """Data would be lost in a database that is protected, or may be the wrong one, and its name was not given."""
+    """Data would be lost in a database that is protected, or may be the wrong one, and its name was not given.
+
+    Or example rows would come into one that is protected, for which its name is no way through.
+    """
 
     code = "protected"
 

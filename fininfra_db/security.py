@@ -38,8 +38,8 @@ class Keyring:
     """
 
     def __init__(self, keys: str | None) -> None:
-        """``keys`` is the text of ``FININFRA_DB_KEYS``: Fernet keys, comma-separated. None or empty is no key."""
-        self._keys = tuple(key.strip() for key in (keys or "").split(",") if key.strip())
+        """``keys`` is the text of ``FININFRA_DB_KEYS``: Fernet keys, comma-separated. None or empty is no key, and twice is once."""
+        self._keys = tuple(dict.fromkeys(key.strip() for key in (keys or "").split(",") if key.strip()))
 
     def __repr__(self) -> str:
         return f"<Keyring of {len(self._keys)} keys>"
@@ -73,7 +73,7 @@ class Keyring:
         from cryptography.fernet import InvalidToken
 
         try:
-            return _fernet(self._keys).decrypt(sealed.encode()).decode()
+            return _fernet(self._keys).decrypt(str(sealed).encode()).decode()  # SQLite may give back what is no text
         except (InvalidToken, UnicodeError):
             raise DecryptionFailed(
                 "A sealed value cannot be opened with any of the configured keys: it was sealed with another key, or it was altered.",
@@ -120,6 +120,8 @@ class Sealer:
         return sealed.decode("ascii")
 
     def _try(self, attempts: "list[tuple[int, Callable[[str], R]]]", value: str) -> tuple[int, R] | None:
+        if not isinstance(value, str):  # SQLite keeps a BLOB or a number in any column
+            return None
         for place, (number, attempt) in enumerate(attempts):
             try:
                 done = attempt(value)
@@ -131,9 +133,12 @@ class Sealer:
         return None
 
 
-def looks_sealed(value: str) -> bool:
-    """Whether a value was sealed by somebody, with whatever key, or is what is left of such a value."""
-    return value.startswith(SEALED_BEGINNINGS)
+def looks_sealed(value: object) -> bool:
+    """Whether a value was sealed by somebody, with whatever key, or is what is left of such a value.
+
+    So is what is no text, which SQLite keeps in any column: it is not anybody's plaintext.
+    """
+    return not isinstance(value, str) or value.startswith(SEALED_BEGINNINGS)
 
 
 def encrypt_field(value: str) -> str:

@@ -236,7 +236,8 @@ class EncryptedString(TypeDecorator[str]):
     class Comparator(TypeDecorator.Comparator[str]):
         def operate(self, op: operators.OperatorType, *other: Any, **kwargs: Any) -> ColumnElement[Any]:
             is_null_test = op in (operators.eq, operators.ne, operators.is_, operators.is_not) and isinstance(other[0], Null | None)
-            if not is_null_test:
+            is_lookup = op is operators.eq and isinstance(other[0], ColumnElement) and hash(other[0]) == hash(self.expr)
+            if not (is_null_test or is_lookup):  # SQLAlchemy finds columns in dictionaries, an UPDATE's among them, by their hash and ==
                 raise ValueRefused("A sealed column can be tested for NULL only: the same text is sealed differently each time.")
             return super().operate(op, *other, **kwargs)
 

@@ -176,6 +176,14 @@ class MysqlDialect(MysqlJudging, Dialect):
     def live_name(self, connection: Connection) -> str:
         return str(connection.scalar(text("SELECT DATABASE()")))
 
+    def referencing_schemas(self, connection: Connection) -> tuple[str | None, ...]:
+        """Databases are schemas of each other here."""
+        others = text(
+            "SELECT DISTINCT constraint_schema FROM information_schema.referential_constraints "
+            "WHERE unique_constraint_schema = DATABASE() AND constraint_schema <> DATABASE()"
+        )
+        return (None, *connection.scalars(others))
+
     def bulk_sender(self, connection: Connection, plan: Plan) -> Sender:
         return InsertSender(connection, plan)
 

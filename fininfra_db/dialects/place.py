@@ -37,6 +37,10 @@ class Place:
         named = [value for option in _HOST_OPTIONS for value in url.normalized_query.get(option, ())]
         return tuple(host for value in named for host in value.split(",")) or ((url.host,) if url.host else ())
 
+    def referencing_schemas(self, connection: Connection) -> tuple[str | None, ...]:
+        """The schemas that may have foreign keys to tables of this one, which is None."""
+        return self.schemas(connection)
+
     def schemas(self, connection: Connection) -> tuple[str | None, ...]:
         """The schemas that tables of users are in; None is the default one."""
         return (None,)

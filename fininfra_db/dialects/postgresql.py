@@ -209,6 +209,15 @@ class PostgresqlDialect(PostgresqlJudging, Dialect):
         )
         return (None, *connection.scalars(readable))
 
+    def referencing_schemas(self, connection: Connection) -> tuple[str | None, ...]:
+        """Also those that this login may not read: a row that is kept from it is not lost to it."""
+        others = text(
+            "SELECT DISTINCT child.nspname FROM pg_constraint AS k JOIN pg_namespace AS child ON child.oid = k.connamespace "
+            "JOIN pg_class AS t ON t.oid = k.confrelid JOIN pg_namespace AS parent ON parent.oid = t.relnamespace "
+            "WHERE k.contype = 'f' AND parent.nspname = ANY (current_schemas(false)) AND child.nspname IS DISTINCT FROM current_schema()"
+        )
+        return (None, *connection.scalars(others))
+
     def wait_for_no_table(self, connection: Connection) -> None:
         connection.execute(text("SET LOCAL lock_timeout = '500ms'"))
 

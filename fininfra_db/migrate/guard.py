@@ -6,7 +6,7 @@ another environment than the one that the command believes to be in, or one on a
 
 import shlex
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from fininfra_db.connections import read
@@ -26,28 +26,32 @@ class Action:
     """Something that is guarded. ``command`` is the verb, ``consequence`` what it does, as a question without its mark.
 
     ``destroys``: rows may be lost, so what is at stake is told before. ``asks``: a person is asked also where nothing is protected.
+    ``invents``: example rows are written, which a protected database never takes, whatever is confirmed.
     """
 
     command: str
     consequence: str
     destroys: bool = True
     asks: bool = False
+    invents: bool = False
 
 
 RESET: Final = Action("reset", "Drop every table that this project owns and migrate again", asks=True)
+RESET_AND_SEED: Final = replace(RESET, command="reset --seed", invents=True)
 DOWNGRADE: Final = Action("downgrade", "Revert revisions, with the data that is in what they made")
 RESTORE: Final = Action("snapshot restore", "Put a snapshot in the place of everything that is there now", asks=True)
 DELETE: Final = Action("snapshot delete", "Delete a snapshot for good", destroys=False)
-SEED: Final = Action("seed", "Write example rows", destroys=False)
+SEED: Final = Action("seed", "Write example rows", destroys=False, invents=True)
 MARK: Final = Action("environment set", "Change the marker that protects this database", destroys=False)
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why an action needs the name of the database, and what to do when it was not meant."""
+    """Why an action needs the name of the database, and what to do when it was not meant. ``is_final``: the name does not help."""
 
     reason: str
     otherwise: str
+    is_final: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,10 @@ def judge(settings: Settings, action: Action, found: Found, *, is_local: bool) -
         return Refusal(
             f"the database is marked {marker}, which is protected",
             f"If it is not {marker} any more: fininfra-db environment set {DEVELOPMENT} --confirm-database {shlex.quote(found.name)}",
+            is_final=action.invents,
         )
+    if action.invents and marker is None and settings.protects(here):  # a migration would mark it so
+        return Refusal(f"APP_ENV is {here}, which is protected", "If that is not where you are: correct APP_ENV.", is_final=True)
     if action is MARK or not found.has_tables:
         return None
     if settings.protects(here):
@@ -134,6 +141,8 @@ def require(assessment: Assessment, given: str | None = None, *, confirm: Confir
             f"The database is {radius.database!r}, and --confirm-database says {given!r}. Nothing was changed in {_place(radius)}.",
             "Check which database the URL leads to.",
         )
+    if refusal and refusal.is_final:
+        raise _protected(action, refusal, radius)
     if given is None and (refusal or (action.asks and confirm)):
         question = Question(action.command, action.consequence, refusal.reason if refusal else None, radius)
         answer = confirm(question) if confirm else None
@@ -147,9 +156,11 @@ def require(assessment: Assessment, given: str | None = None, *, confirm: Confir
 
 def _protected(action: Action, refusal: Refusal, radius: BlastRadius) -> Protected:
     stake = f" It holds {radius}." if action.destroys else ""
+    never = ", and example rows are never written there" if refusal.is_final else ""
+    confirm = f"If it is meant: add --confirm-database {shlex.quote(radius.database)}"
+    ways = (refusal.otherwise,) if refusal.is_final else (confirm,) if action is MARK else (confirm, refusal.otherwise)
     return Protected(
-        f"{action.command} is refused: {refusal.reason}. Nothing was changed in {_place(radius)}.{stake}",
-        f"If it is meant: add --confirm-database {shlex.quote(radius.database)}" + ("" if action is MARK else f"\n  {refusal.otherwise}"),
+        f"{action.command} is refused: {refusal.reason}{never}. Nothing was changed in {_place(radius)}.{stake}", "\n  ".join(ways)
     )
 
 

@@ -15,6 +15,7 @@ from fininfra_db.migrate.history import message_in
 from fininfra_db.migrate.marker import refuse_if_remarked
 from fininfra_db.migrate.recorder import Recorder
 from fininfra_db.migrate.resuming import Resuming, changed_meanwhile, unfinished
+from fininfra_db.migrate.seeds import forget
 from fininfra_db.results import Entry
 
 if TYPE_CHECKING:
@@ -205,7 +206,7 @@ class Watch:
         """Whether the running revision is the one that somebody finished by hand."""
         return self._resume is not None and not self._resume.run_it and not self.steps
 
-    def _applied(self, *, heads: set[str], step: Any, **_: Any) -> None:
+    def _applied(self, *, ctx: "MigrationContext", heads: set[str], step: Any, **_: Any) -> None:
         """Alembic has run a step and written its version; its transaction is still open."""
         if self._look_at_keys is not None and not step.is_stamp:
             self._look_at_keys()
@@ -214,6 +215,8 @@ class Watch:
         self._path.append(self.expected)
         if self._recorder is not None and not step.is_stamp:
             self._recorder.done(time.perf_counter() - self._started, journal.SETTLED if self._only_marks else journal.DONE)
+            if not heads and ctx.connection is not None:  # the first revision was reverted, and the rows of seeds went with its tables
+                forget(ctx.connection)
 
     def _end(self) -> None:
         assert self.running is not None

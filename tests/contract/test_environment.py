@@ -273,6 +273,7 @@ async def test_the_database_that_a_foreign_env_connects_to_is_the_one_guarded(pr
 
 VERBS: dict[str, Any] = {
     "reset": lambda database, **options: database.reset(**options),
+    "reset --seed": lambda database, **options: database.reset(seed="seeds:more", **options),
     "seed": lambda database, **options: database.seed("seeds:more", **options),
     "downgrade": lambda database, **options: database.downgrade("base", **options),
 }
@@ -298,6 +299,12 @@ async def test_a_library_caller_is_guarded_too(project: Project, verb: str) -> N
     with pytest.raises(WrongDatabaseName):
         await VERBS[verb](project.database(), confirm_database="production")
     assert await counts(project) == before
+    if "seed" in verb:
+        for options in ({}, {"APP_ENV": "production"}, {"APP_ENV": "staging"}):
+            with pytest.raises(Protected, match="example rows are never written there"):
+                await VERBS[verb](project.database(**options), confirm_database=name_of(project))
+        assert await counts(project) == before
+        await project.database().set_environment("development", confirm_database=name_of(project))
     await VERBS[verb](project.database(), confirm_database=name_of(project))
     assert await counts(project) != before
     sys.modules.pop("seeds", None)

@@ -20,7 +20,7 @@ from fininfra_db.data import sealed
 from fininfra_db.database import Database
 from fininfra_db.dialects.base import Dialect
 from fininfra_db.dialects.sqlite import SqliteDialect
-from fininfra_db.errors import ConfigurationError, DatabaseFailed, FininfraDbError, KeyMissing, ResealingFailed
+from fininfra_db.errors import ConfigurationError, DatabaseFailed, DecryptionFailed, FininfraDbError, KeyMissing, ResealingFailed
 from fininfra_db.events import Event, Progress
 from fininfra_db.results import SealedColumn
 from fininfra_db.security import Keyring, generate_key
@@ -227,6 +227,22 @@ async def test_what_no_key_opens_is_reported_by_id_and_left_as_it_is(sqlite_tabl
     stored = await tokens(sqlite_tables)
     assert {name: stored[name] for name in strange} == strange
     assert [finding.code for finding in (await with_keys(sqlite_tables, NEW, UNKNOWN).keys_status()).findings] == ["unopened", "old-key"]
+
+
+async def test_what_is_no_text_is_reported_by_id_and_blocks_nothing(sqlite_tables: Project) -> None:
+    """SQLite keeps a BLOB in any column; a number only in one without a type."""
+    token = Keyring(OLD).encrypt("x").encode().hex()
+    await insert_tokens(sqlite_tables, under(OLD, 2) | {"blob": "", "token": ""})
+    await sqlite_tables.execute(
+        "UPDATE tokens SET token = x'00ff' WHERE id = 'blob'", f"UPDATE tokens SET token = x'{token}' WHERE id = 'token'"
+    )
+    database = with_keys(sqlite_tables, NEW, OLD)
+    for done in (await database.keys_status(), await database.encrypt_plaintext(), await database.rotate_keys()):
+        assert column(done.columns).unopened.ids == ("blob", "token")
+    assert column(done.columns).changed == 2
+    assert (await tokens(sqlite_tables))["blob"] == b"\x00\xff"
+    with pytest.raises(DecryptionFailed):
+        Keyring(OLD).decrypt(5)  # type: ignore[arg-type]
 
 
 async def test_a_value_that_does_not_fit_when_it_is_sealed_is_reported(sqlite_tables: Project) -> None:

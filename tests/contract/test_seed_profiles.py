@@ -3,12 +3,13 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 import pytest
 import pytest_asyncio
-from sqlalchemy import delete, insert, select, text, update
+from sqlalchemy import delete, insert, make_url, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from fininfra_db.data.loader import write_seeds
@@ -212,7 +213,76 @@ async def test_rows_of_somebody_else_stay_with_what_they_hang_below(tables: Sett
     await write_seeds(tables, SeedRequest("demo", users=1, months=1, random_seed=3, replace=True))
     left = await read(tables, DEMO)
     assert {row["id"] for row in left["users"]} >= {account["user_id"]}
-    assert [row["id"] for row in left["transactions"] if row["user_id"] == account["user_id"]] == ["mine"]
+    theirs = [row["id"] for row in left["transactions"] if row["user_id"] == account["user_id"]]
+    assert theirs == [row["id"] for row in made(DEMO)["transactions"] if row["user_id"] == account["user_id"]] + ["mine"]
+
+
+async def test_a_user_that_is_kept_is_kept_whole_so_that_the_first_command_completes_the_rest(tables: Settings) -> None:
+    await write_seeds(tables, LOAD)
+    mine = made(LOAD)["transactions"][0] | {"id": "mine", "transaction_id": "mine"}
+    await execute(tables, lambda connection: connection.execute(insert(Transaction), [mine]))
+    other = SeedRequest("load", users=6, accounts=2, per_account=10, months=6)
+    replaced = await write_seeds(tables, replace(other, replace=True))
+    assert (replaced.removed, replaced.inserted) == (5 * 24, 6 * 24)
+    again = await write_seeds(tables, LOAD)
+    assert (again.inserted, again.rows) == (5 * 24, {name: len(rows) for name, rows in made(LOAD).items()})
+    ours = {name: {row["id"]: row for row in rows} for name, rows in (await read(tables, LOAD)).items()}
+    assert {name: [ours[name][row["id"]] for row in rows] for name, rows in made(LOAD).items()} == made(LOAD)
+    await write_seeds(tables, replace(LOAD, replace=True))
+    assert len(await recorded(tables)) == 1
+
+
+@pytest.mark.parametrize("request_", [LOAD, SeedRequest("household")], ids=["load", "household"])
+async def test_rows_of_tables_that_no_model_tells_of_keep_what_they_hang_below(
+    tables: Settings, project: Project, request_: SeedRequest
+) -> None:
+    """Their foreign keys delete them with their parents; on PostgreSQL one is in another schema, on MySQL in another database."""
+    other = {"sqlite": "", "postgresql": "audit.", "mysql": f"{make_url(tables.sql_url).database}_audit."}[project.dialect]
+    home = f"{make_url(tables.sql_url).database}." if project.dialect == "mysql" else ""
+    await write_seeds(tables, request_)
+    users, accounts = sorted(await ids(tables, User)), sorted(await ids(tables, Account))
+    reference = f"FOREIGN KEY (it) REFERENCES {home}{{}} (id) ON DELETE CASCADE"
+    kind = "VARCHAR(36)" + (" CHARACTER SET utf8mb4 COLLATE utf8mb4_bin" if project.dialect == "mysql" else "")
+    try:
+        await project.execute(
+            *([f"CREATE SCHEMA {other[:-1]}"] if other else []),
+            f"CREATE TABLE notes (id VARCHAR(36), it {kind}, {reference.format('users')})",
+            f"CREATE TABLE {other}remark (id VARCHAR(36), it {kind}, {reference.format('accounts')})",
+            f"INSERT INTO notes VALUES ('mine', '{users[0]}')",
+            f"INSERT INTO {other}remark VALUES ('mine', '{accounts[-1]}')",
+        )
+        await write_seeds(tables, replace(request_, replace=True))
+        for name in ("notes", f"{other}remark"):
+            assert await project.rows(f"SELECT id FROM {name}") == [("mine",)]
+        assert await ids(tables, User) == set(users)
+    finally:
+        if project.dialect == "mysql":
+            await project.execute(f"DROP DATABASE IF EXISTS {other[:-1]}")
+
+
+async def ids(settings: Settings, model: type[Base]) -> set[str]:
+    table = Base.metadata.tables[model.__tablename__]
+    return set(await execute(settings, lambda connection: connection.scalars(select(table.c.id))))
+
+
+@pytest.mark.usefixtures("small_batches")
+@pytest.mark.parametrize("project", ["sqlite"], indirect=True)
+async def test_a_failure_tells_of_what_was_removed_before(tables: Settings) -> None:
+    """The first batch, whose only user is kept, has only removed rows."""
+    await write_seeds(tables, LOAD)
+    mine = made(LOAD)["transactions"][0] | {"id": "mine", "transaction_id": "mine", "user_id": made(LOAD)["users"][0]["id"]}
+    mine["account_id"] = next(row["id"] for row in made(LOAD)["accounts"] if row["user_id"] == mine["user_id"])
+    await execute(tables, lambda connection: connection.execute(insert(Transaction), [mine]))
+    gone = made(LOAD)["users"][1]
+
+    async def take_its_email(connection: AsyncConnection) -> None:
+        await connection.execute(delete(User).where(User.id == gone["id"]))
+        await connection.execute(insert(User), [{"id": "mine", "email": gone["email"]}])
+
+    await execute(tables, take_its_email)
+    with pytest.raises(SeedFailed, match=r"The batches before stay, 96 rows that were there are removed, the rest was rolled back"):
+        await write_seeds(tables, replace(LOAD, replace=True))
+    assert await users(tables) == 2
 
 
 # What was written, and the seeds of a project.
@@ -258,9 +328,13 @@ async def test_the_seeds_of_the_project_run_in_order_and_status_tells_what_was_w
     assert [each.name for each in (await project.database().status()).seeds] == ["household", "profile_seeds:testers"]
 
 
-async def test_after_a_reset_no_seed_is_told_of_and_a_profile_is_written_again(project: Project) -> None:
+async def test_after_a_downgrade_to_base_or_a_reset_no_seed_is_told_of_and_a_profile_is_written_again(project: Project) -> None:
     await project.database().setup_and_migrate()
     first = await project.database().seed(LOAD)
+    await project.database().downgrade("base")
+    await project.database().upgrade()
+    assert (await project.database().status()).seeds == ()
+    await project.database().seed(LOAD)
     await project.database().reset()
     assert (await project.database().status()).seeds == ()
     assert (await project.database().seed(LOAD)).inserted == first.inserted

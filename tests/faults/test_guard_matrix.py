@@ -42,6 +42,8 @@ CONFIRMATIONS = ("none", "--yes", "right name", "wrong name", "--yes and right n
 COMMANDS = ("reset", "seed", "downgrade", "snapshot restore")
 ASKING = ("reset", "snapshot restore")
 """The commands that ask for a yes where nothing is protected."""
+SEEDING = ("reset --seed", "seed")
+"""The commands that write example rows."""
 SLIP = "y\n"
 """What a person answers who reads no question."""
 
@@ -76,7 +78,14 @@ class Cell:
         return self.marker != (self.app_env or "development")
 
     @property
+    def is_hopeless(self) -> bool:
+        """Example rows never come into a protected database, nor into one that would be marked so."""
+        return self.command in SEEDING and (self.marker or self.app_env) in PROTECTED
+
+    @property
     def should_pass(self) -> bool:
+        if self.is_hopeless:
+            return False
         if "right name" in self.confirmation:
             return True
         if self.confirmation == "wrong name" or self.is_endangered:
@@ -157,6 +166,7 @@ def run(cell: Cell, project: Project, monkeypatch: pytest.MonkeyPatch, typed: st
     database = Database(settings, observer=_stop, confirm=asking)
     verbs = {
         "reset": lambda: database.reset(confirm_database=given),
+        "reset --seed": lambda: database.reset(seed="matrix_seeds:run", confirm_database=given),
         "seed": lambda: database.seed("matrix_seeds:run", confirm_database=given),
         "downgrade": lambda: database.downgrade("base", confirm_database=given),
         "snapshot restore": lambda: database._require(guard.RESTORE, given),
@@ -200,12 +210,13 @@ def test_every_cell(
             assert "Nothing was changed" in error.message
             if cell.is_endangered and not cell.terminal and cell.confirmation in ("none", "--yes"):
                 name = Path(make_url(project.url).database or "").name
-                assert f"--confirm-database {name}" in (error.hint or ""), cell
+                assert (f"add --confirm-database {name}" in (error.hint or "")) != cell.is_hopeless, cell
+                assert not cell.is_hopeless or "environment set" in (error.hint or "") or "correct APP_ENV" in (error.hint or ""), cell
     assert (allows, refusals, tried) == ([], [], 160)
     assert asyncio.run(project.rows("SELECT count(*) FROM things")) == [(2,)]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command not in SEEDING])
 @pytest.mark.parametrize(
     ("typed", "passes"), [("{name}\n", True), ("{name}x\n", False), ("\n", False), ("", False), ("yes\n", False), ("production\n", False)]
 )
@@ -220,6 +231,23 @@ def test_a_person_types_the_name(
         error = run(cell, project, monkeypatch, typed.format(name=name))
         assert (error is None) == passes
         assert error is None or error.message == "Not confirmed. Nothing was changed."
+
+
+@pytest.mark.parametrize("command", SEEDING)
+def test_nobody_is_asked_for_a_name_that_does_not_help(
+    folder: Path, urls: dict[str, str], monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    project = Project("", folder, urls["local"])
+    name = Path(make_url(project.url).database or "").name
+    for marker, app_env, reason in (
+        ("production", None, "the database is marked production"),
+        (None, "production", "APP_ENV is production"),
+    ):
+        asyncio.run(set_environment(project.settings(), marker))
+        for confirmation in ("none", "right name"):
+            error = run(Cell(marker, app_env, "local", True, confirmation, command), project, monkeypatch, f"{name}\n")
+            assert error is not None
+            assert f"{command} is refused: {reason}, which is protected, and example rows are never written there. " in error.message
 
 
 # The program itself.
@@ -247,20 +275,23 @@ DATA_LOSS = (("reset",), ("reset", "--yes"), ("reset", "-y", "--seed"), ("downgr
 def test_the_program_refuses_and_says_how(production: Project, words: tuple[str, ...]) -> None:
     """In whatever environment it believes to be, which the cells above try one by one."""
     code, document = production.answer(*words, env={"APP_ENV": "development"})
+    name = Path(make_url(production.url).database or "").name
     assert (code, document["error"]["code"]) == (4, "protected")
     assert "--confirm-database finance.db" not in document["error"]["message"]
-    assert f"--confirm-database {Path(make_url(production.url).database or '').name}" in document["error"]["hint"]
+    assert f"--confirm-database {name}" in document["error"]["hint"]
+    assert (f"add --confirm-database {name}" in document["error"]["hint"]) != (words[-1] in ("seed", "--seed"))
     assert words[0] == "seed" or "1 row: users 1; newest write " in document["error"]["message"]
     assert production.run(*words, "--confirm-database", "finance").returncode == 4
     assert users(production) == 1
 
 
 @pytest.mark.parametrize("words", DATA_LOSS, ids=" ".join)
-def test_the_program_does_it_with_the_name(production: Project, words: tuple[str, ...]) -> None:
+def test_the_program_does_it_with_the_name_but_for_seeds(production: Project, words: tuple[str, ...]) -> None:
     name = Path(make_url(production.url).database or "").name
     done = production.run(*words, "--confirm-database", name)
-    assert done.returncode == 0, done.stderr
-    assert users(production) == {"reset": 2 if "--seed" in words else 0, "downgrade": -1, "seed": 3}[words[0]]
+    seeds = words[-1] in ("seed", "--seed")
+    assert done.returncode == (4 if seeds else 0), done.stderr
+    assert users(production) == (1 if seeds else {"reset": 0, "downgrade": -1}[words[0]])
     assert production.run("environment", "show").stdout == "production (protected)\n"
 
 

@@ -172,6 +172,13 @@ def test_fingerprints_tell_keys_apart_and_hold_nothing_of_them() -> None:
     assert Keyring(OLD).fingerprints == found[1:2]
 
 
+def test_a_key_that_is_there_twice_counts_once() -> None:
+    one, other = generate_key(), generate_key()
+    assert Keyring(f"{one},{other},{one}, {other}").fingerprints == Keyring(f"{one},{other}").fingerprints
+    sealer = Keyring(f"{other},{one},{other}").sealer()
+    assert [sealer.look(Keyring(key).encrypt("x"))[0] for key in (one, other, one)] == [1, 0, 1]
+
+
 def test_a_key_has_one_fingerprint_in_both_alphabets_of_base64() -> None:
     assert Keyring(f"{'-_' * 21}-=").fingerprints == Keyring(f"{'+/' * 21}+=").fingerprints
 
