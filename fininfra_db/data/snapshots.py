@@ -62,6 +62,11 @@ async def find_snapshot(settings: Settings, name: str) -> Kept:
     return await snapshots_of(settings).named(name)
 
 
+def noted_environment(kept: Kept) -> str | None:
+    """What the database was marked as when the snapshot was made; None when it was not, or nobody noted it."""
+    return kept.notes.get(ENVIRONMENT_NOTE)
+
+
 def labelling(settings: Settings, version_table: str = VERSION_TABLE, notes: Mapping[str, object] | None = None) -> Look:
     """What reads the facts of a label, with these ``notes``."""
     dialect = target_of(settings).dialect
