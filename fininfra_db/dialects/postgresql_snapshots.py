@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any, Final
 
@@ -12,6 +12,8 @@ from sqlalchemy.exc import DBAPIError
 
 from fininfra_db.dialects.blockers import in_words
 from fininfra_db.dialects.lifted import Lifted
+from fininfra_db.dialects.locks import Patience
+from fininfra_db.dialects.postgresql_turn import take, whose
 from fininfra_db.dialects.server_snapshots import Labelled, ServerSnapshots
 from fininfra_db.dialects.wording import first_line, sqlstate
 from fininfra_db.errors import DatabaseInUse
@@ -83,6 +85,18 @@ class PostgresqlSnapshots(ServerSnapshots):
 
     def inventory(self, connection: Connection) -> tuple[str, ...]:
         return tuple(connection.scalars(text(_INVENTORY.replace("::", "\\:\\:"))))
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """A lock on the maintenance database: nobody may be on the other one when it is renamed, the holder of its lock neither."""
+        if self.access.lock_timeout is None or self.source == self.dialect.maintenance_database:
+            yield
+            return
+        patience = Patience(self.dialect, self.url, self.access.lock_timeout, self.access.observer)
+        async with self._server() as connection:
+            while not await connection.run_sync(take, self.source):
+                await asyncio.sleep(patience.wait_for(await connection.run_sync(whose, self.source)))
+            yield
 
     async def copy(self, held: Lifted, source: str, target: str) -> None:
         await self._alone(held, (source, self.source), partial(self._create, source=source, target=target))

@@ -61,6 +61,7 @@ class ServerSnapshots(SnapshotStore):
 
     def __init__(self, dialect: "Dialect", url: URL, access: Access) -> None:
         super().__init__(dialect.describe(url))
+        self.url = url
         self.source = url.database or ""
         self.dialect, self.access = dialect, access
         self._mine = sha256(self.source.encode()).hexdigest()[:_DIGEST]
@@ -99,6 +100,14 @@ class ServerSnapshots(SnapshotStore):
     def drop(self, connection: Connection, name: str, *, force: bool = False) -> None:
         """Drop a copy; with ``force``, whoever is connected to it loses the connection."""
 
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Be the only command at the copies of this database, where the migration lock is not kept throughout.
+
+        Raises ``LockNotObtained``.
+        """
+        yield
+
     def prepare_to_leave(self, connection: Connection) -> None:
         """Tell a session to go on with its statement when its client has left."""
 
@@ -121,7 +130,7 @@ class ServerSnapshots(SnapshotStore):
     async def save(self, name: str, look: Look) -> Snapshot:
         place = self.place_of(name)
         with self._failing("No snapshot was made"):
-            async with self.access.locked() as held:
+            async with self.turn(), self.access.locked() as held:
                 facts: Facts = await held.run_sync(look)
                 await self._sweep(held)
                 if place in await held.run_sync(self.databases):
@@ -137,7 +146,7 @@ class ServerSnapshots(SnapshotStore):
         assert kept.snapshot.database is not None
         name = None
         with self._failing(f"The snapshot {kept.snapshot.name} was not restored"):
-            async with self._held(check) as (held, facts):
+            async with self.turn(), self._held(check) as (held, facts):
                 if keep:
                     await self._sweep(held)
                 new = self.partial_name()
@@ -158,7 +167,7 @@ class ServerSnapshots(SnapshotStore):
 
     async def delete(self, kept: Kept, check: Check | None = None) -> None:
         with self._failing(f"The snapshot {kept.snapshot.name} was not deleted"):
-            async with self._held(check or _anything) as (held, _):
+            async with self.turn(), self._held(check or _anything) as (held, _):
                 await self._sweep(held)
                 await held.run_sync(self.drop, kept.snapshot.database or "")
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from sqlalchemy import text
 
 from fininfra_db.connections import lone_connection, migration_lock, open_connection
+from fininfra_db.database import Database
 from fininfra_db.dialects import target_of
 from fininfra_db.dialects.sqlite_snapshots import path_of
 from fininfra_db.errors import (
@@ -227,8 +229,6 @@ async def test_the_migration_lock_is_waited_for(shop: Project) -> None:
 
 
 def impatient_settings(project: Project) -> Settings:
-    from dataclasses import replace
-
     return replace(project.settings(), lock_timeout=0.0)
 
 
@@ -237,6 +237,20 @@ async def holding_the_lock(project: Project) -> AsyncIterator[None]:
     async with lone_connection(project.settings()) as connection:
         await connection.run_sync(lambda sync: sync.execute(text("SELECT 1")))
         yield
+
+
+async def test_commands_at_once_end_one_after_the_other(server_shop: Project) -> None:
+    """None waits for another that waits for it, and none removes the copy that another is about to put in place."""
+    await server_shop.database().save_snapshot("one")
+    await change(server_shop)
+    settings = replace(server_shop.settings(), lock_timeout=20.0)
+    databases = [Database(settings) for _ in range(5)]
+    await asyncio.gather(
+        *(database.restore_snapshot("one") for database in databases[:3]), databases[3].save_snapshot("two"), databases[4].upgrade()
+    )
+    assert await owners(server_shop) == BEFORE
+    assert {"one", "two"} < set(await names(server_shop))
+    assert not [name for name in await databases_of(server_shop) if "_partial_" in name]
 
 
 async def test_a_database_that_is_gone_comes_back(server_shop: Project) -> None:
