@@ -42,10 +42,12 @@ _HERE: Final = Path(__file__).parent.parent
 _NAMES: Final = re.compile(re.escape(CACHE_PREFIX))
 _DIGITS: Final = 20
 _INVENTORY: Final = "inventory"
+_RIGHTS: Final = "rights"
 _SOURCES: Final = "sources"
 _SEEDED: Final = "seeded"
 _WARNINGS: Final = "warnings"
-"""What is noted with a copy: what is in it, the files that it was made from, what its seed said, and what the reset warned of."""
+"""What is noted with a copy: what is in it, who may do what there, the files that it was made from,
+what its seed said, and what the reset warned of."""
 
 
 class _Unusable(Exception):
@@ -124,7 +126,8 @@ class ResetCache:
             facts = label(connection)
             if facts.versions != tuple(sorted(made.after)):
                 raise _Unusable("somebody else has migrated the database since")
-            return Facts(facts.versions, facts.seed, facts.server, {**facts.notes, _INVENTORY: store.inventory(connection)})
+            noted = {**facts.notes, _INVENTORY: store.inventory(connection), _RIGHTS: store.rights(connection)}
+            return Facts(facts.versions, facts.seed, facts.server, noted)
 
         try:
             for kept in await store.kept():
@@ -164,10 +167,13 @@ class _Before:
         refuse_unknown(self.cache.project.history(), self.facts.versions)
         if self.facts.server != self.copy.snapshot.server:
             raise _Unusable(f"it was made by {self.copy.snapshot.server}, and this is {self.facts.server}")
-        present = self.cache._store().inventory(connection)
+        store = self.cache._store()
+        present = store.inventory(connection)
         others = sorted(each for each in set(present) - set(self.copy.notes.get(_INVENTORY, ())) if not _is_own(each))
         if others:
             raise _Unusable(f"the database holds what it does not ({', '.join(others[:5])})")
+        if set(store.rights(connection)) != set(self.copy.notes.get(_RIGHTS, ())):
+            raise _Unusable("rights in the database were granted or revoked since")
         self.tables = tuple(name for name in inspect(connection).get_table_names() if not name.startswith(PREFIX))
         return self.facts
 

@@ -48,6 +48,10 @@ _INVENTORY: Final = """
         FROM pg_class WHERE relkind IN ('r', 'v', 'm', 'S', 'f', 'p', 'c')
         UNION ALL SELECT 'function', oid::regprocedure::text, 'pg_proc'::regclass, oid, pronamespace FROM pg_proc
         UNION ALL SELECT 'type', oid::regtype::text, 'pg_type'::regclass, oid, typnamespace FROM pg_type WHERE typtype IN ('e', 'd', 'r')
+        UNION ALL SELECT 'collation', collname, 'pg_collation'::regclass, oid, collnamespace FROM pg_collation
+        UNION ALL SELECT 'event trigger', evtname, 'pg_event_trigger'::regclass, oid, 0 FROM pg_event_trigger
+        UNION ALL SELECT 'foreign data wrapper', fdwname, 'pg_foreign_data_wrapper'::regclass, oid, 0 FROM pg_foreign_data_wrapper
+        UNION ALL SELECT 'foreign server', srvname, 'pg_foreign_server'::regclass, oid, 0 FROM pg_foreign_server
     ) objects
     WHERE n NOT IN (SELECT oid FROM pg_namespace WHERE nspname LIKE 'pg\\_%' OR nspname = 'information_schema')
         AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = class AND d.objid = objects.oid AND d.deptype = 'e')
@@ -56,6 +60,13 @@ _INVENTORY: Final = """
     UNION ALL SELECT 'extension ' || extname FROM pg_extension WHERE extname <> 'plpgsql'
     UNION ALL SELECT 'publication ' || pubname FROM pg_publication
     UNION ALL SELECT 'large object ' || oid FROM pg_largeobject_metadata
+    ORDER BY 1
+"""
+_GRANTED: Final = """
+    SELECT concat_ws(' ', 'schema', nspname, pg_get_userbyid(nspowner), CAST(nspacl AS text)) FROM pg_namespace
+        WHERE nspname NOT LIKE 'pg\\_%' AND nspname <> 'information_schema'
+    UNION ALL SELECT concat_ws(' ', 'default', pg_get_userbyid(defaclrole), CAST(defaclnamespace AS regnamespace), defaclobjtype,
+        CAST(defaclacl AS text)) FROM pg_default_acl
     ORDER BY 1
 """
 _DATABASE: Final = """
@@ -85,6 +96,9 @@ class PostgresqlSnapshots(ServerSnapshots):
 
     def inventory(self, connection: Connection) -> tuple[str, ...]:
         return tuple(connection.scalars(text(_INVENTORY.replace("::", "\\:\\:"))))
+
+    def rights(self, connection: Connection) -> tuple[str, ...]:
+        return tuple(connection.scalars(text(_GRANTED)))
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
@@ -119,6 +133,9 @@ class PostgresqlSnapshots(ServerSnapshots):
 
     def drop(self, connection: Connection, name: str, *, force: bool = False) -> None:
         connection.exec_driver_sql(f"DROP DATABASE IF EXISTS {_quoted(connection, name)}{' WITH (FORCE)' if force else ''}")
+
+    def is_in_use(self, connection: Connection, name: str) -> bool:
+        return bool(_sessions(connection, name))
 
     def prepare_to_leave(self, connection: Connection) -> None:
         """Half a DROP DATABASE leaves a database that is good for nothing."""

@@ -100,6 +100,10 @@ class ServerSnapshots(SnapshotStore):
     def drop(self, connection: Connection, name: str, *, force: bool = False) -> None:
         """Drop a copy; with ``force``, whoever is connected to it loses the connection."""
 
+    @abstractmethod
+    def is_in_use(self, connection: Connection, name: str) -> bool:
+        """Whether somebody else is connected to a database."""
+
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
         """Be the only command at the copies of this database, where the migration lock is not kept throughout.
@@ -176,6 +180,10 @@ class ServerSnapshots(SnapshotStore):
         whole = f"{self.source}_snapshot_{re.sub(r'[^a-z0-9_-]', '_', name.lower())}"
         return self._cut(whole, f"_snapshot_{sha256(whole.encode()).hexdigest()[:_DIGEST]}")
 
+    def may_be_mine(self, database: str) -> bool:
+        """Whether a database is called as a snapshot of this one may be."""
+        return "_snapshot_" in database and database.lower().startswith(self._beginning(f"_snapshot_{'0' * _DIGEST}").lower())
+
     def partial_name(self) -> str:
         """A new name for a copy that is not complete, or is on its way out; the next run removes what has such a name."""
         end = f"_partial_{self._mine}_{secrets.token_hex(_DIGEST // 2)}"
@@ -185,7 +193,11 @@ class ServerSnapshots(SnapshotStore):
         """``whole``, or where it is too long as much of its beginning as there is room for, and ``end``."""
         if len(whole.encode()) <= self.longest:
             return whole
-        return self.source.encode()[: self.longest - len(end)].decode(errors="ignore") + end
+        return self._beginning(end) + end
+
+    def _beginning(self, end: str) -> str:
+        """As much of the name of the database as there is room for before ``end``."""
+        return self.source.encode()[: self.longest - len(end)].decode(errors="ignore")
 
     @asynccontextmanager
     async def _held(self, check: Check) -> AsyncIterator[tuple[Lifted, Facts | None]]:

@@ -96,6 +96,10 @@ class SnapshotStore(ABC):
     def inventory(self, connection: Connection) -> tuple[str, ...]:
         """The names of everything in the database of ``connection`` that a copy would bring along, or leave behind."""
 
+    def rights(self, connection: Connection) -> tuple[str, ...]:
+        """Who may do what in the database of ``connection``, as far as a copy brings that along and tables do not."""
+        return ()
+
     @abstractmethod
     async def kept(self) -> tuple[Kept, ...]:
         """The snapshots that are complete, the newest first. Nothing is written."""

@@ -421,6 +421,25 @@ async def mysql_shop(mysql_project: Project) -> AsyncIterator[Project]:
     await remove_copies(mysql_project)
 
 
+async def test_mysql_passes_over_what_only_looks_like_a_snapshot(mysql_shop: Project) -> None:
+    """A table of another one's that is called like a label; and a database of routines only is not free."""
+    database = mysql_shop.database()
+    source = target_of(mysql_shop.settings()).url.database
+    elsewhere, alike, routines = f"a_{source}", f"{source}_snapshot_alike", f"{source}_snapshot_two"
+    await mysql_shop.execute(
+        *(f"CREATE DATABASE {name}" for name in (elsewhere, alike, routines)),
+        *(f"CREATE TABLE {name}.fininfra_snapshot (id INT)" for name in (elsewhere, alike)),
+        f"CREATE FUNCTION {routines}.f() RETURNS INT DETERMINISTIC RETURN 1",
+    )
+    try:
+        await database.save_snapshot("one")
+        with pytest.raises(SnapshotExists):
+            await database.save_snapshot("two")
+        assert await names(mysql_shop) == ["one"]
+    finally:
+        await mysql_shop.execute(f"DROP DATABASE {elsewhere}")
+
+
 @pytest.mark.parametrize(
     "made", ["CREATE VIEW seen AS SELECT * FROM owners", "CREATE TRIGGER t BEFORE INSERT ON owners FOR EACH ROW SET NEW.name = 'x'"]
 )
