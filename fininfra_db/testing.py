@@ -79,20 +79,24 @@ class PrivateDatabases(ABC):
         self._pending: set[asyncio.Future[Any]] = set()
         self._failures: dict[SeedRequest | None, Exception] = {}
         self._left: list[Exception] = []
+        self._made: list[Database] = []
         self._numbers = count(1)
 
     def make(self, seed: SeedRequest | str | None = None) -> Database:
         """A new database at head, with the rows of ``seed`` in it."""
-        return self._wait(self._copy(None if seed is None else as_request(seed)))
+        made = self._wait(self._copy(None if seed is None else as_request(seed)))
+        self._made.append(made)
+        return made
 
     def remove(self, database: Database) -> None:
         """Remove a database. A server does that while the next test runs."""
+        self._made = [each for each in self._made if each is not database]
         self._loop.call_soon_threadsafe(self._begin_to_remove, database)
 
     def close(self) -> None:
-        """Remove the templates, and wait until everything is removed. Raises together what any removal failed with."""
-        for template in self._templates.values():
-            self.remove(template)
+        """Remove what is left and the templates, and wait until everything is removed. Raises together what any removal failed with."""
+        for database in (*self._made, *self._templates.values()):
+            self.remove(database)
         try:
             self._wait(self._finish())
         finally:

@@ -208,6 +208,7 @@ async def test_a_database_that_is_in_use_is_no_leftover(on_server: Settings, tmp
     assert make_url(unused.settings.sql_url).database not in left
     second.close()
     first.close()
+    assert await databases_on(on_server, first) == set()
 
 
 def test_whose_a_database_is_tells_machines_of_one_name_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,9 +239,11 @@ async def test_what_fails_is_not_tried_again_and_leaves_nothing(on_server: Setti
 async def test_an_open_transaction_does_not_keep_a_database(on_server: Settings, tmp_path: Path) -> None:
     private = private_databases(on_server, tmp_path)
     made = private.make()
+    left = None
     with suppress(DBAPIError):  # the connection ends with its database
         async with open_connection(made.settings, "application") as connection:
             await connection.execute(select(func.count()).select_from(User))
             private.remove(made)
             await asyncio.to_thread(private.close)
-            assert make_url(made.settings.sql_url).database not in await databases_on(on_server, private)
+            left = await databases_on(on_server, private)
+    assert left == set()
