@@ -7,6 +7,7 @@ the cache, since what else they read nobody knows.
 """
 
 import hashlib
+import os
 import re
 import sys
 import sysconfig
@@ -84,7 +85,7 @@ class ResetCache:
         try:
             name = self._name()
             kept = next((kept for kept in await store.kept() if kept.snapshot.name == name), None)
-            if kept is None or not _unchanged(kept):
+            if kept is None or not _unchanged(kept, settings.project_root):
                 return None
             before = _Before(self, kept, assessed)
             wanted = assessed.environment or (settings.environment if is_name(settings.environment or "") else None)
@@ -227,7 +228,10 @@ def _tool() -> str:
 
 
 def _sources(settings: Settings) -> dict[str, str]:
-    """The modules that are loaded and belong to the project, or to whoever wrote its models, each with its digest."""
+    """The modules that are loaded and belong to the project, or to whoever wrote its models, each with its digest.
+
+    Seen from the project's root: the label of a copy can be read by others, whom it does not concern where that is.
+    """
     installed = tuple(str(path.resolve()) for path in (*_installed(), _HERE))
     found = {}
     for name, module in list(sys.modules.items()):
@@ -236,8 +240,15 @@ def _sources(settings: Settings) -> dict[str, str]:
             continue
         path = Path(file).resolve()
         if name in settings.models or not str(path).startswith(installed):
-            found[str(path)] = _digest(path)
+            found[_seen_from(settings.project_root.resolve(), path)] = _digest(path)
     return found
+
+
+def _seen_from(root: Path, path: Path) -> str:
+    try:
+        return os.path.relpath(path, root)
+    except ValueError:  # it is on another drive
+        return str(path)
 
 
 def _installed() -> set[Path]:
@@ -245,8 +256,8 @@ def _installed() -> set[Path]:
     return {Path(paths[name]) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 
 
-def _unchanged(kept: Kept) -> bool:
-    return all(_digest(Path(path)) == digest for path, digest in kept.notes.get(_SOURCES, {}).items())
+def _unchanged(kept: Kept, root: Path) -> bool:
+    return all(_digest(root.resolve() / path) == digest for path, digest in kept.notes.get(_SOURCES, {}).items())
 
 
 def _digest(path: Path) -> str:

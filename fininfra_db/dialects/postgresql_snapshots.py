@@ -28,6 +28,7 @@ _MOMENT: Final = 0.5
 _FILE_COPY_FROM: Final = 256 * 1024 * 1024
 """Bytes from which on files are copied: below, writing the copy to the log is quicker than the two checkpoints that copying needs."""
 _HAS_STRATEGY: Final = (15,)
+_IDENTITIES: Final = ("role", "session_authorization")
 
 _LABELLED: Final = """
     SELECT datname, shobj_description(oid, 'pg_database'),
@@ -180,6 +181,9 @@ class PostgresqlSnapshots(ServerSnapshots):
             connection.exec_driver_sql(f"GRANT {right} ON DATABASE {quoted} TO {grantee}{' WITH GRANT OPTION' if is_grantable else ''}")
         for role, setting, value in connection.execute(text(_SETTINGS), name).all():
             where = f"ROLE {_quoted(connection, role)} IN DATABASE {quoted}" if role else f"DATABASE {quoted}"
+            if setting in _IDENTITIES:  # to take on another one would be to lose the right to go on
+                connection.exec_driver_sql(f"ALTER {where} SET {setting} TO {_literal(connection, value)}")
+                continue
             with _transaction(connection):  # the server writes the value as it wrote it before: lists have no one spelling
                 connection.execute(text("SELECT set_config(:setting, :value, true)"), {"setting": setting, "value": value})
                 connection.exec_driver_sql(f"ALTER {where} SET {_dotted(connection, setting)} FROM CURRENT")
@@ -257,8 +261,11 @@ def _rename(connection: Connection, name: str, to: str) -> None:
 
 
 def _comment(connection: Connection, name: str, comment: str) -> None:
-    literal = connection.scalar(text("SELECT quote_literal(:comment)"), {"comment": comment})
-    connection.exec_driver_sql(f"COMMENT ON DATABASE {_quoted(connection, name)} IS {literal}")
+    connection.exec_driver_sql(f"COMMENT ON DATABASE {_quoted(connection, name)} IS {_literal(connection, comment)}")
+
+
+def _literal(connection: Connection, value: str) -> str:
+    return str(connection.scalar(text("SELECT quote_literal(:value)"), {"value": value}))
 
 
 def _quoted(connection: Connection, name: Any) -> str:

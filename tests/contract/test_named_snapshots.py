@@ -200,6 +200,26 @@ async def test_the_guard_is_asked(shop: Project) -> None:
     await database.delete_snapshot("one", confirm_database=name)
 
 
+async def test_the_mark_is_of_the_place(shop: Project) -> None:
+    """One that was taken away stays away; a database that is gone has none to keep, and the snapshot's counts."""
+    database = shop.database()
+    await database.set_environment("development")
+    await database.save_snapshot("one")
+    await database.set_environment("none")
+    kept = (await database.restore_snapshot("one")).kept
+    assert (await database.environment()).environment is None
+    await database.set_environment("development")
+    assert kept is not None
+    await database.restore_snapshot(kept.name)
+    assert (await database.environment()).environment == "development"
+    if shop.dialect == "sqlite":
+        sqlite_file(shop).unlink()
+    else:
+        await drop_database(shop.url, patience=None)
+    await database.restore_snapshot("one")
+    assert (await database.environment()).environment == "development"
+
+
 async def test_a_snapshot_is_guarded_when_its_database_is_gone(sqlite_shop: Project) -> None:
     """By where the command believes to be, and by the mark that the snapshot was made with."""
     await sqlite_shop.database().save_snapshot("one")
@@ -350,6 +370,7 @@ async def test_postgresql_keeps_what_belongs_to_the_database(postgresql_project:
         f'ALTER DATABASE {name} OWNER TO "{role}"',
         f"ALTER DATABASE {name} SET search_path TO public, \"a b\", 'c''d'",
         f'ALTER ROLE "{role}" IN DATABASE {name} SET statement_timeout TO "1234ms"',
+        f'ALTER ROLE "{role}" IN DATABASE {name} SET role TO pg_monitor',
         f"ALTER DATABASE {name} CONNECTION LIMIT 42",
         f"REVOKE CONNECT ON DATABASE {name} FROM PUBLIC",
         f'GRANT CREATE ON DATABASE {name} TO "{role}" WITH GRANT OPTION',
