@@ -215,14 +215,21 @@ def _statement_errors_in_words(settings: Settings) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def migration_lock(settings: Settings, observer: Observer | None = None) -> AsyncIterator[HeldLock]:
-    """Hold the migration lock of the database for as long as the block runs; none when the settings say so."""
+async def migration_lock(settings: Settings, observer: Observer | None = None, *, gives_way: bool = True) -> AsyncIterator[HeldLock]:
+    """Hold the migration lock of the database for as long as the block runs; none when the settings say so.
+
+    ``gives_way`` to whoever needs everybody else off the database.
+    """
     if not settings.migration_lock:
         yield HeldLock()
         return
     target = target_of(settings)
     async with target.dialect.migration_lock(
-        lambda: open_lifted(settings, "maintenance"), target.url, timeout=settings.lock_timeout, observer=observer
+        lambda: open_lifted(settings, "maintenance"),
+        target.url,
+        timeout=settings.lock_timeout,
+        observer=observer,
+        gives_way=gives_way,
     ) as lock:
         yield lock
 
@@ -238,11 +245,11 @@ async def locked_transaction(settings: Settings, purpose: Purpose, observer: Obs
 
 @asynccontextmanager
 async def lone_connection(settings: Settings, observer: Observer | None = None) -> AsyncIterator[Lifted]:
-    """The one connection of a run that may have no second: it holds the migration lock itself.
+    """The one connection of a run that may have no second: it holds the migration lock itself, and gives way to nobody.
 
     On a server it is in AUTOCOMMIT. On SQLite it takes the write lock with its first statement.
     """
-    async with migration_lock(settings, observer) as lock:
+    async with migration_lock(settings, observer, gives_way=False) as lock:
         if lock.connection is not None:
             yield lock.connection
             return
@@ -262,7 +269,13 @@ def snapshots_of(settings: Settings, observer: Observer | None = None, *, patien
         url = target.url.set(database=database).render_as_string(hide_password=False)
         return open_lifted(replace(settings, sql_url=url), "maintenance" if target.dialect.features.has_server else "seeding")
 
-    access = Access(lambda: lone_connection(settings, observer), open_at, settings.lock_timeout if patience is None else patience, observer)
+    access = Access(
+        locked=lambda: lone_connection(settings, observer),
+        open=open_at,
+        timeout=settings.lock_timeout if patience is None else patience,
+        lock_timeout=settings.lock_timeout if settings.migration_lock else None,
+        observer=observer,
+    )
     return target.dialect.snapshots(target.url, access)
 
 

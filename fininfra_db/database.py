@@ -346,11 +346,13 @@ class Database:
         radius = await self._require(MARK, confirm_database)
         return await set_environment(self.settings, wanted, radius)
 
-    async def _require(self, action: "Action", confirm_database: str | None, project: Project | None = None) -> BlastRadius:
+    async def _require(
+        self, action: "Action", confirm_database: str | None, project: Project | None = None, *, copied: str | None = None
+    ) -> BlastRadius:
         """Let ``action`` pass the guard, or raise what it refuses with. Returns what is at stake."""
         from fininfra_db.migrate.guard import assess, require
 
-        assessment = await assess(self.settings, project, action)
+        assessment = await assess(self.settings, project, action, copied=copied)
         require(assessment, confirm_database, confirm=self._confirm, observer=self._observer)
         return assessment.blast_radius
 
@@ -383,11 +385,11 @@ class Database:
 
     async def delete_snapshot(self, name: str, *, confirm_database: str | None = None) -> SnapshotDeleted:
         """Remove a snapshot for good. Raises ``SnapshotNotFound``, ``Protected``, ``WrongDatabaseName`` or ``SnapshotFailed``."""
-        from fininfra_db.data.snapshots import delete_snapshot, find_snapshot
+        from fininfra_db.data.snapshots import delete_snapshot, find_snapshot, noted_environment
         from fininfra_db.migrate.guard import DELETE
 
         kept = await find_snapshot(self.settings, name)
-        radius = await self._require(DELETE, confirm_database)
+        radius = await self._require(DELETE, confirm_database, copied=noted_environment(kept))
         return await delete_snapshot(self.settings, kept, radius, self._observer)
 
     async def keys_status(self) -> KeysStatus:

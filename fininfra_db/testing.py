@@ -11,10 +11,12 @@ import shutil
 import socket
 import threading
 import time
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
+from functools import cache
 from hashlib import sha256
 from itertools import count
 from pathlib import Path
@@ -36,9 +38,10 @@ from fininfra_db.settings import Settings
 R = TypeVar("R")
 
 _PREFIX: Final = "fininfra_test"
-_HOST: Final = sha256(socket.gethostname().encode()).hexdigest()[:6]
-_NAME: Final = re.compile(rf"{_PREFIX}_(?P<host>[0-9a-f]{{6}})_(?P<pid>\d+)_(?P<time>[0-9a-f]+)_\d+")
-"""Whose a database is: a digest of the host, the process, and when that began to make some."""
+_NAME: Final = re.compile(rf"{_PREFIX}_(?P<host>[0-9a-f]{{12}})_(?P<pid>\d+)_(?P<time>[0-9a-f]+)_\d+")
+"""Whose a database is: a digest of where its process is, that, and when it began to make some."""
+_PLACES: Final = (Path("/etc/machine-id"), Path("/proc/sys/kernel/random/boot_id"))
+_PROCESSES: Final = Path("/proc/self/ns/pid")
 _STALE: Final = 86_400
 """Seconds after which a database of another host, whose processes cannot be seen, is taken for a leftover."""
 
@@ -77,23 +80,33 @@ class PrivateDatabases(ABC):
         self._thread.start()
         self._templates: dict[SeedRequest | None, Database] = {}
         self._pending: set[asyncio.Future[Any]] = set()
+        self._failures: dict[SeedRequest | None, Exception] = {}
+        self._left: list[Exception] = []
+        self._made: list[Database] = []
 
     def make(self, seed: SeedRequest | str | None = None) -> Database:
         """A new database at head, with the rows of ``seed`` in it."""
-        return self._wait(self._copy(None if seed is None else as_request(seed)))
+        made = self._wait(self._copy(None if seed is None else as_request(seed)))
+        self._made.append(made)
+        return made
 
     def remove(self, database: Database) -> None:
         """Remove a database. A server does that while the next test runs."""
+        self._made = [each for each in self._made if each is not database]
         self._loop.call_soon_threadsafe(self._begin_to_remove, database)
 
     def close(self) -> None:
-        """Remove the templates, and wait until everything is removed."""
-        for template in self._templates.values():
-            self.remove(template)
-        self._wait(self._finish())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        """Remove what is left and the templates, and wait until everything is removed. Raises together what any removal failed with."""
+        for database in (*self._made, *self._templates.values()):
+            self.remove(database)
+        try:
+            self._wait(self._finish())
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+        if self._left:
+            raise ExceptionGroup("Databases of tests were not removed; a later run does it", self._left)
 
     @abstractmethod
     def _new(self) -> Settings:
@@ -110,25 +123,46 @@ class PrivateDatabases(ABC):
     async def _copy(self, seed: SeedRequest | None) -> Database:
         template = await self._template(seed)
         copy = Database(self._new())
-        await self._duplicate(template.settings, copy.settings)
+        async with self._removed_on_failure(copy):
+            await self._duplicate(template.settings, copy.settings)
         return copy
 
     async def _template(self, seed: SeedRequest | None) -> Database:
-        """The database that all others of its kind are copied from."""
+        """The database that all others of its kind are copied from. What could not be made is not tried again for each test."""
+        if seed in self._failures:
+            raise self._failures[seed]
         if seed not in self._templates:
-            if seed is None:
-                made = Database(self._new())
-                await _to_head(made)
-            else:
-                made = await self._copy(None)
-                await made.seed(seed)
-            self._templates[seed] = made
+            try:
+                self._templates[seed] = await self._build(seed)
+            except Exception as error:  # whatever a revision or a seed raises
+                self._failures[seed] = error
+                raise
         return self._templates[seed]
 
+    async def _build(self, seed: SeedRequest | None) -> Database:
+        made = Database(self._new()) if seed is None else await self._copy(None)
+        async with self._removed_on_failure(made):
+            await (_to_head(made) if seed is None else made.seed(seed))
+        return made
+
+    @asynccontextmanager
+    async def _removed_on_failure(self, database: Database) -> AsyncIterator[None]:
+        try:
+            yield
+        except BaseException:
+            self._begin_to_remove(database)
+            raise
+
     def _begin_to_remove(self, database: Database) -> None:
-        task = self._loop.create_task(self._remove(database.settings))
+        task = self._loop.create_task(self._try_to_remove(database.settings))
         self._pending.add(task)
         task.add_done_callback(self._pending.discard)
+
+    async def _try_to_remove(self, settings: Settings) -> None:
+        try:
+            await self._remove(settings)
+        except Exception as error:  # a server's; close() tells
+            self._left.append(error)
 
     async def _finish(self) -> None:
         await asyncio.gather(*self._pending)
@@ -161,12 +195,12 @@ class _OnServer(PrivateDatabases):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        self._begun = f"{int(time.time()):x}"
+        self._begun = f"{time.time_ns() // 1000:x}"  # one process may make some in several places
         self._connections = AsyncExitStack()
         self._server: Lifted | None = None
 
     def _new(self) -> Settings:
-        return self._at(f"{_PREFIX}_{_HOST}_{os.getpid()}_{self._begun}_{next(self._numbers)}")
+        return self._at(f"{_PREFIX}_{_host()}_{os.getpid()}_{self._begun}_{next(self._numbers)}")
 
     async def _duplicate(self, template: Settings, new: Settings) -> None:
         source, target = (str(target_of(settings).url.database) for settings in (template, new))
@@ -192,10 +226,12 @@ class _OnServer(PrivateDatabases):
         return self._server
 
     def _drop_leftovers(self, connection: Connection) -> None:
-        for name in self._store(self._settings).databases(connection):
-            if (match := _NAME.fullmatch(name)) and _is_leftover(match):
+        """But none that somebody is connected to, whatever its name says."""
+        store = self._store(self._settings)
+        for name in store.databases(connection):
+            if (match := _NAME.fullmatch(name)) and _is_leftover(match) and not store.is_in_use(connection, name):
                 with suppress(Exception):  # somebody else drops it just now, or may do so and this login may not
-                    self._drop(connection, name)
+                    store.drop(connection, name)
 
     def _drop(self, connection: Connection, name: str) -> None:
         self._store(self._settings).drop(connection, name, force=True)
@@ -213,9 +249,23 @@ class _OnServer(PrivateDatabases):
         return replace(self._settings, sql_url=url.render_as_string(hide_password=False), sql_url_source="the tests")
 
 
+@cache
+def _host() -> str:
+    """A digest of where the processes are that can be seen from here: containers share a host's name, or a server with other ones."""
+    told = [socket.gethostname()]
+    for path in _PLACES:
+        with suppress(OSError):
+            told.append(path.read_text(encoding="utf-8"))
+    try:
+        told.append(os.readlink(_PROCESSES))
+    except OSError:  # not Linux
+        told.append(str(uuid.getnode()))
+    return sha256("\0".join(told).encode()).hexdigest()[:12]
+
+
 def _is_leftover(name: re.Match[str]) -> bool:
-    if name["host"] != _HOST:
-        return time.time() - int(name["time"], 16) > _STALE
+    if name["host"] != _host():
+        return time.time() - int(name["time"], 16) / 1_000_000 > _STALE
     try:
         os.kill(int(name["pid"]), 0)
     except ProcessLookupError:

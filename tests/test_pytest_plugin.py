@@ -1,17 +1,21 @@
 """The pytest plugin, in test runs of its own: private databases, sessions of which nothing stays, and what killed runs leave."""
 
+import asyncio
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from sqlalchemy import func, make_url, select, text
+from sqlalchemy.exc import DBAPIError
 
-from fininfra_db import Database, User
+from fininfra_db import Database, User, testing
 from fininfra_db.connections import open_connection
+from fininfra_db.errors import FininfraDbError
 from fininfra_db.settings import Settings, load_settings
 from fininfra_db.testing import PrivateDatabases, private_databases, rolled_back_session
 from tests.conftest import DATABASES, LOCAL_SERVERS, clean_environment, drop_database, url_on
@@ -183,3 +187,66 @@ async def test_what_killed_runs_have_left_is_removed(server_settings: Settings, 
     second.close()
     first.close()
     await drop_database(make_url(server_settings.sql_url).set(database=names["alike"]).render_as_string(hide_password=False))
+
+
+async def databases_on(settings: Settings, private: PrivateDatabases) -> set[str]:
+    """The databases of tests on a server that this process made."""
+    async with open_connection(private._maintenance(), "maintenance") as connection:  # type: ignore[attr-defined]
+        schema = "datname FROM pg_database" if connection.dialect.name == "postgresql" else "schema_name FROM information_schema.schemata"
+        found = await connection.scalars(text(f"SELECT {schema}"))
+        return {name for name in found if re.fullmatch(rf"fininfra_test_[0-9a-f]+_{os.getpid()}_.*", name)}
+
+
+async def test_a_database_that_is_in_use_is_no_leftover(server_settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its process may be one that cannot be seen from here."""
+    first = private_databases(server_settings, tmp_path)
+    used, unused = first.make(), first.make()
+    monkeypatch.setattr(testing, "_is_leftover", lambda _name: True)
+    async with open_connection(used.settings, "reading") as connection:
+        await connection.execute(text("SELECT 1"))
+        second = private_databases(server_settings, tmp_path)
+        second.make()
+        left = await databases_on(server_settings, second)
+    assert make_url(used.settings.sql_url).database in left
+    assert make_url(unused.settings.sql_url).database not in left
+    second.close()
+    first.close()
+    assert await databases_on(server_settings, first) == set()
+
+
+def test_whose_a_database_is_tells_machines_of_one_name_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = set()
+    for content in ("one", "two"):
+        (tmp_path / "id").write_text(content, encoding="utf-8")
+        monkeypatch.setattr(testing, "_PLACES", (tmp_path / "id",))
+        testing._host.cache_clear()
+        seen.add(testing._host())
+    testing._host.cache_clear()
+    assert len(seen) == 2
+
+
+async def test_what_fails_is_not_tried_again_and_leaves_nothing(server_settings: Settings, tmp_path: Path) -> None:
+    private = private_databases(server_settings, tmp_path)
+    before = await databases_on(server_settings, private)
+    for _ in range(2):
+        with pytest.raises(FininfraDbError):
+            private.make("no such seed")
+    (template,) = private._templates.values()
+    private._wait(asyncio.sleep(0))
+    await asyncio.to_thread(lambda: private._wait(private._finish()))
+    assert await databases_on(server_settings, private) - before == {make_url(template.settings.sql_url).database}
+    private.close()
+    assert await databases_on(server_settings, private) <= before
+
+
+async def test_an_open_transaction_does_not_keep_a_database(server_settings: Settings, tmp_path: Path) -> None:
+    private = private_databases(server_settings, tmp_path)
+    made = private.make()
+    left = None
+    with suppress(DBAPIError):  # the connection ends with its database
+        async with open_connection(made.settings, "application") as connection:
+            await connection.execute(select(func.count()).select_from(User))
+            private.remove(made)
+            await asyncio.to_thread(private.close)
+            left = await databases_on(server_settings, private)
+    assert left == set()

@@ -7,6 +7,7 @@ the cache, since what else they read nobody knows.
 """
 
 import hashlib
+import os
 import re
 import sys
 import sysconfig
@@ -42,10 +43,12 @@ _HERE: Final = Path(__file__).parent.parent
 _NAMES: Final = re.compile(re.escape(CACHE_PREFIX))
 _DIGITS: Final = 20
 _INVENTORY: Final = "inventory"
+_RIGHTS: Final = "rights"
 _SOURCES: Final = "sources"
 _SEEDED: Final = "seeded"
 _WARNINGS: Final = "warnings"
-"""What is noted with a copy: what is in it, the files that it was made from, what its seed said, and what the reset warned of."""
+"""What is noted with a copy: what is in it, who may do what there, the files that it was made from,
+what its seed said, and what the reset warned of."""
 
 
 class _Unusable(Exception):
@@ -82,7 +85,7 @@ class ResetCache:
         try:
             name = self._name()
             kept = next((kept for kept in await store.kept() if kept.snapshot.name == name), None)
-            if kept is None or not _unchanged(kept):
+            if kept is None or not _unchanged(kept, settings.project_root):
                 return None
             before = _Before(self, kept, assessed)
             wanted = assessed.environment or (settings.environment if is_name(settings.environment or "") else None)
@@ -124,7 +127,8 @@ class ResetCache:
             facts = label(connection)
             if facts.versions != tuple(sorted(made.after)):
                 raise _Unusable("somebody else has migrated the database since")
-            return Facts(facts.versions, facts.seed, facts.server, {**facts.notes, _INVENTORY: store.inventory(connection)})
+            noted = {**facts.notes, _INVENTORY: store.inventory(connection), _RIGHTS: store.rights(connection)}
+            return Facts(facts.versions, facts.seed, facts.server, noted)
 
         try:
             for kept in await store.kept():
@@ -164,10 +168,13 @@ class _Before:
         refuse_unknown(self.cache.project.history(), self.facts.versions)
         if self.facts.server != self.copy.snapshot.server:
             raise _Unusable(f"it was made by {self.copy.snapshot.server}, and this is {self.facts.server}")
-        present = self.cache._store().inventory(connection)
+        store = self.cache._store()
+        present = store.inventory(connection)
         others = sorted(each for each in set(present) - set(self.copy.notes.get(_INVENTORY, ())) if not _is_own(each))
         if others:
             raise _Unusable(f"the database holds what it does not ({', '.join(others[:5])})")
+        if set(store.rights(connection)) != set(self.copy.notes.get(_RIGHTS, ())):
+            raise _Unusable("rights in the database were granted or revoked since")
         self.tables = tuple(name for name in inspect(connection).get_table_names() if not name.startswith(PREFIX))
         return self.facts
 
@@ -221,7 +228,10 @@ def _tool() -> str:
 
 
 def _sources(settings: Settings) -> dict[str, str]:
-    """The modules that are loaded and belong to the project, or to whoever wrote its models, each with its digest."""
+    """The modules that are loaded and belong to the project, or to whoever wrote its models, each with its digest.
+
+    Seen from the project's root: the label of a copy can be read by others, whom it does not concern where that is.
+    """
     installed = tuple(str(path.resolve()) for path in (*_installed(), _HERE))
     found = {}
     for name, module in list(sys.modules.items()):
@@ -230,8 +240,15 @@ def _sources(settings: Settings) -> dict[str, str]:
             continue
         path = Path(file).resolve()
         if name in settings.models or not str(path).startswith(installed):
-            found[str(path)] = _digest(path)
+            found[_seen_from(settings.project_root.resolve(), path)] = _digest(path)
     return found
+
+
+def _seen_from(root: Path, path: Path) -> str:
+    try:
+        return os.path.relpath(path, root)
+    except ValueError:  # it is on another drive
+        return str(path)
 
 
 def _installed() -> set[Path]:
@@ -239,8 +256,8 @@ def _installed() -> set[Path]:
     return {Path(paths[name]) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 
 
-def _unchanged(kept: Kept) -> bool:
-    return all(_digest(Path(path)) == digest for path, digest in kept.notes.get(_SOURCES, {}).items())
+def _unchanged(kept: Kept, root: Path) -> bool:
+    return all(_digest(root.resolve() / path) == digest for path, digest in kept.notes.get(_SOURCES, {}).items())
 
 
 def _digest(path: Path) -> str:

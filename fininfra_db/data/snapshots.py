@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from sqlalchemy import Connection, String, column, inspect, select, table
@@ -24,6 +25,8 @@ TABLE_NOTE: Final = "version_table"
 ENVIRONMENT_NOTE: Final = "environment"
 """What is noted with a copy: where its revisions are written down, and what it is marked as."""
 
+_UNKNOWN: Final = ""
+
 
 async def list_snapshots(settings: Settings) -> Snapshots:
     """The snapshots of the database, the newest first. Nothing is written."""
@@ -43,8 +46,9 @@ async def restore_snapshot(settings: Settings, kept: Kept, assessed: BlastRadius
     The versions that are there afterwards are read. Raises ``SnapshotFailed`` when they are not those of the snapshot.
     """
     store = snapshots_of(settings, observer)
-    settle = settling(assessed.environment) if assessed.environment not in (None, kept.notes.get(ENVIRONMENT_NOTE)) else None
-    restored = await store.restore(kept, checking(settings, assessed), settle=settle)
+    place = _Place(settings, assessed)
+    is_marked_so = kept.notes.get(ENVIRONMENT_NOTE, _UNKNOWN) == assessed.environment
+    restored = await store.restore(kept, place.check, settle=None if is_marked_so else place.settle)
     await require_restored(settings, kept)
     if restored.kept is not None:
         await store.prune(re.compile(f"{AUTOMATIC.pattern}$"), spare=(restored.kept.name, kept.snapshot.name))
@@ -60,6 +64,11 @@ async def delete_snapshot(settings: Settings, kept: Kept, assessed: BlastRadius,
 async def find_snapshot(settings: Settings, name: str) -> Kept:
     """The snapshot of this name. Raises ``SnapshotNotFound``."""
     return await snapshots_of(settings).named(name)
+
+
+def noted_environment(kept: Kept) -> str | None:
+    """What the database was marked as when the snapshot was made; None when it was not, or nobody noted it."""
+    return kept.notes.get(ENVIRONMENT_NOTE)
 
 
 def labelling(settings: Settings, version_table: str = VERSION_TABLE, notes: Mapping[str, object] | None = None) -> Look:
@@ -87,7 +96,30 @@ def checking(settings: Settings, assessed: BlastRadius) -> Check:
 
 def settling(environment: str | None) -> Settle:
     """What marks a copy as its place is marked."""
-    return lambda connection: write_meta(connection, ENVIRONMENT, environment)
+
+    def settle(connection: Connection) -> None:
+        if read_marker(connection) != environment:
+            write_meta(connection, ENVIRONMENT, environment)
+
+    return settle
+
+
+@dataclass
+class _Place:
+    """Where a snapshot is put. A database that is gone has no mark, and the snapshot brings its own."""
+
+    settings: Settings
+    assessed: BlastRadius
+    is_there: bool = False
+
+    def check(self, connection: Connection) -> Facts:
+        facts = checking(self.settings, self.assessed)(connection)
+        self.is_there = True
+        return facts
+
+    def settle(self, copy: Connection) -> None:
+        if self.is_there:
+            settling(self.assessed.environment)(copy)
 
 
 async def require_restored(settings: Settings, kept: Kept) -> None:

@@ -183,14 +183,21 @@ class Dialect(Loading, Place, Judging):
 
     @asynccontextmanager
     async def migration_lock(
-        self, connect: ConnectionOpener, url: URL, *, timeout: float = LOCK_TIMEOUT, observer: Observer | None = None
+        self,
+        connect: ConnectionOpener,
+        url: URL,
+        *,
+        timeout: float = LOCK_TIMEOUT,
+        observer: Observer | None = None,
+        gives_way: bool = True,
     ) -> AsyncIterator[HeldLock]:
         """Hold the one lock of this database's migrations.
 
         ``connect`` opens a maintenance connection, on which the lock lives. ``timeout`` is in seconds; 0 fails at once.
+        ``gives_way``: the lock is not taken while somebody is ``wanted_alone()`` at the database.
         Raises ``LockNotObtained``, or ``LockUnsafe`` where a lock would hold nobody off.
         """
-        async with hold(self, connect, url, timeout, observer) as lock:
+        async with hold(self, connect, url, timeout, observer, gives_way=gives_way) as lock:
             yield lock
 
     async def refuse_unsafe_lock(self, connection: Lifted, connect: ConnectionOpener) -> None:
@@ -210,6 +217,10 @@ class Dialect(Loading, Place, Judging):
 
     def lock_holder(self, connection: Connection) -> Holder | None:
         """Who holds the migration lock now; None when nobody does, or the database does not tell. Nothing is written."""
+        return None
+
+    def wanted_alone(self, connection: Connection) -> Holder | None:
+        """Who needs everybody else off the database, or will in a moment; None when nobody does."""
         return None
 
     def wait_for_disk(self, connection: Connection, wanted: bool) -> None:

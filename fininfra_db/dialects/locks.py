@@ -18,7 +18,7 @@ from sqlalchemy.util import await_only
 from fininfra_db.dialects.lifted import Lifted
 from fininfra_db.dialects.sessions import ANSWER_TIMEOUT
 from fininfra_db.errors import LockLost
-from fininfra_db.events import Observer, Waiting
+from fininfra_db.events import Holder, Observer, Waiting
 
 if TYPE_CHECKING:
     from fininfra_db.dialects.base import ConnectionOpener, Dialect
@@ -30,6 +30,8 @@ PROOF_LASTS: Final = 0.25
 """Seconds for which a revision may rely on what the server said: of many quick ones not each has to ask."""
 
 _GOODBYE_TIMEOUT: Final = 1.0
+_ASIDE: Final = 0.3
+"""Seconds between two looks at a database that somebody wants to himself: a look takes a hundredth of one."""
 
 
 class HeldLock:
@@ -117,20 +119,27 @@ class SessionLock(HeldLock):
 
 @asynccontextmanager
 async def hold(
-    dialect: "Dialect", connect: "ConnectionOpener", url: URL, timeout: float, observer: Observer | None
+    dialect: "Dialect", connect: "ConnectionOpener", url: URL, timeout: float, observer: Observer | None, *, gives_way: bool = True
 ) -> AsyncIterator[HeldLock]:
-    """Take the lock, waiting up to ``timeout`` seconds for whoever holds it. Raises ``LockNotObtained`` or ``LockUnsafe``."""
-    async with connect() as connection:
-        async with _answering(dialect, url):
-            await dialect.refuse_unsafe_lock(connection, connect)
-        await _take(dialect, connection, url, timeout, observer)
-        try:
-            yield SessionLock(dialect, connection, url)
-        finally:
-            # Whatever keeps the server from answering, it frees the lock when the connection ends, and that is next.
-            with suppress(Exception):
-                async with asyncio.timeout(_GOODBYE_TIMEOUT):
-                    await connection.run_sync(dialect.unlock)
+    """Take the lock, waiting up to ``timeout`` seconds for whoever holds it. Raises ``LockNotObtained`` or ``LockUnsafe``.
+
+    With ``gives_way`` it is waited without a connection while somebody needs everybody else off the database.
+    """
+    patience = Patience(dialect, url, timeout, observer)
+    while True:
+        async with connect() as connection:
+            async with _answering(dialect, url):
+                await dialect.refuse_unsafe_lock(connection, connect)
+            if await _take(dialect, connection, patience, gives_way=gives_way):
+                try:
+                    yield SessionLock(dialect, connection, url)
+                finally:
+                    # Whatever keeps the server from answering, it frees the lock when the connection ends, and that is next.
+                    with suppress(Exception):
+                        async with asyncio.timeout(_GOODBYE_TIMEOUT):
+                            await connection.run_sync(dialect.unlock)
+                return
+        await asyncio.sleep(_ASIDE)
 
 
 @asynccontextmanager
@@ -143,17 +152,35 @@ async def _answering(dialect: "Dialect", url: URL) -> AsyncIterator[None]:
         raise dialect.fell_silent(url) from None
 
 
-async def _take(dialect: "Dialect", connection: Lifted, url: URL, timeout: float, observer: Observer | None) -> None:
-    deadline = time.monotonic() + timeout
-    told = False
+class Patience:
+    """How long a lock is waited for, which an observer is told once."""
+
+    def __init__(self, dialect: "Dialect", url: URL, timeout: float, observer: Observer | None) -> None:
+        self.url, self._dialect, self._timeout, self._observer = url, dialect, timeout, observer
+        self._deadline = time.monotonic() + timeout
+
+    def wait_for(self, holder: Holder | None) -> float:
+        """Seconds until the next try. Raises ``LockNotObtained`` when it was waited long enough."""
+        if time.monotonic() >= self._deadline:
+            raise self._dialect.lock_not_obtained(self.url, holder)
+        if self._observer is not None:
+            self._observer(Waiting(holder, self._timeout))
+            self._observer = None
+        return min(random.uniform(0.05, 0.25), max(0.0, self._deadline - time.monotonic()))
+
+
+async def _take(dialect: "Dialect", connection: Lifted, patience: Patience, *, gives_way: bool) -> bool:
+    """Take the lock; False, and it is not taken, when somebody needs everybody else off the database."""
     while True:
-        async with _answering(dialect, url):
-            if await connection.run_sync(dialect.try_lock):
-                return
-            holder = await connection.run_sync(dialect.lock_holder)
-        if time.monotonic() >= deadline:
-            raise dialect.lock_not_obtained(url, holder)
-        if observer is not None and not told:
-            observer(Waiting(holder, timeout))
-            told = True
-        await asyncio.sleep(min(random.uniform(0.05, 0.25), max(0.0, deadline - time.monotonic())))
+        async with _answering(dialect, patience.url):
+            taken = await connection.run_sync(dialect.try_lock)
+            wanted = await connection.run_sync(dialect.wanted_alone) if gives_way else None
+            if taken and wanted is None:
+                return True
+            if taken:
+                await connection.run_sync(dialect.unlock)
+            holder = wanted or await connection.run_sync(dialect.lock_holder)
+        pause = patience.wait_for(holder)
+        if wanted is not None:
+            return False
+        await asyncio.sleep(pause)

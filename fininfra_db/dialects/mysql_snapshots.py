@@ -5,6 +5,7 @@ moved between databases by one RENAME TABLE, which the server does as a whole or
 """
 
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from typing import Any, Final
 
 from sqlalchemy import Connection, text
@@ -46,7 +47,11 @@ _SIZES: Final = """
     SELECT table_schema, coalesce(sum(data_length + index_length), 0) FROM information_schema.tables
     WHERE table_schema IN (SELECT table_schema FROM information_schema.tables WHERE table_name = :label) GROUP BY table_schema
 """
-_FILLED: Final = "SELECT DISTINCT table_schema FROM information_schema.tables"
+_FILLED: Final = """
+    SELECT table_schema FROM information_schema.tables
+    UNION SELECT routine_schema FROM information_schema.routines UNION SELECT event_schema FROM information_schema.events
+"""
+_SESSIONS: Final = "SELECT id FROM information_schema.processlist WHERE db = :name AND id <> CONNECTION_ID()"
 _SESSION: Final = "SET SESSION foreign_key_checks = 0, unique_checks = 0, sql_mode = 'NO_AUTO_VALUE_ON_ZERO'"
 _ISOLATION: Final = "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ"
 
@@ -57,12 +62,12 @@ class MysqlSnapshots(ServerSnapshots):
     def labelled(self, connection: Connection) -> list[Labelled]:
         found = []
         for database, size in connection.execute(text(_SIZES), {"label": _LABEL}).all():
-            label = connection.exec_driver_sql(f"SELECT {_LABEL} FROM {_quoted(connection, database)}.{_LABEL}").scalar()
-            found.append(Labelled(str(database), str(label), int(size)))
+            if self.may_be_mine(str(database)) and (label := _read_label(connection, database)):
+                found.append(Labelled(str(database), label, int(size)))
         return found
 
     def databases(self, connection: Connection) -> Collection[str]:
-        """Without those that hold no table: a run that was killed between two statements may have left one."""
+        """Without those that hold nothing: a run that was killed between two statements may have left one."""
         named = {str(name) for name in connection.scalars(text("SELECT schema_name FROM information_schema.schemata"))}
         filled = {str(name) for name in connection.scalars(text(_FILLED))}
         return {name for name in named if name in filled or self._partial.fullmatch(name)}
@@ -109,7 +114,14 @@ class MysqlSnapshots(ServerSnapshots):
             await self.discard(old)
 
     def drop(self, connection: Connection, name: str, *, force: bool = False) -> None:
+        """A transaction that is open in the database would keep it from being dropped for as long as it is."""
+        for session in connection.scalars(text(_SESSIONS), {"name": name}).all() if force else ():
+            with suppress(DBAPIError):  # it has ended, or is somebody's whom this login may not end
+                connection.exec_driver_sql(f"KILL {int(session)}")
         connection.exec_driver_sql(f"DROP DATABASE IF EXISTS {_quoted(connection, name)}")
+
+    def is_in_use(self, connection: Connection, name: str) -> bool:
+        return bool(connection.scalars(text(_SESSIONS), {"name": name}).all())
 
     def hint(self, error: BaseException) -> str | None:
         if error_number(error) in _NOT_ALLOWED:
@@ -171,6 +183,16 @@ def _refuse_others(connection: Connection, database: str) -> None:
             "Nothing was changed.",
             "Use the server's own backup tool, or drop them first if they are made again anyway.",
         )
+
+
+def _read_label(connection: Connection, database: str) -> str | None:
+    """The label in a database; None where a table is called like one, or the database has gone meanwhile."""
+    try:
+        return connection.exec_driver_sql(f"SELECT {_LABEL} FROM {_of(connection, database, _LABEL)}").scalar()
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise
+        return None
 
 
 def _write_label(connection: Connection, database: str, label: str) -> None:

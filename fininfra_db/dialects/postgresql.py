@@ -4,7 +4,6 @@ import asyncio
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from sqlalchemy import JSON, URL, ColumnElement, Connection, Engine, Insert, Table, Text, cast, text
@@ -22,6 +21,7 @@ from fininfra_db.dialects.loading import undecorated
 from fininfra_db.dialects.online import OnlineDdl
 from fininfra_db.dialects.postgresql_copy import CopySender
 from fininfra_db.dialects.postgresql_snapshots import PostgresqlSnapshots
+from fininfra_db.dialects.postgresql_turn import holder_name, holder_of, whose
 from fininfra_db.dialects.sessions import DEFAULTS, SessionOptions, application_name, milliseconds, run_on
 from fininfra_db.dialects.snapshots import Access, SnapshotStore
 from fininfra_db.dialects.swapping import Key, Slot, Swap, from_arrays
@@ -40,7 +40,6 @@ _HELD_LOCKS: Final = (
     "AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())"
 )
 """The sessions that hold our lock: pg_locks shows a 64-bit key as two halves (PostgreSQL documentation, "pg_locks")."""
-_HOLDER: Final = re.compile(r"(?P<program>\S+) (?P<pid>\d+)@(?P<host>\S+) (?P<since>\S+)")
 _MADE: Final = ("42P07", "42710", "42701", "42P06")
 _GONE: Final = ("42P01", "42704", "42703", "3F000")
 """Duplicate, and undefined, table, object, column and schema (PostgreSQL documentation, appendix A)."""
@@ -229,7 +228,7 @@ class PostgresqlDialect(PostgresqlJudging, Dialect):
         """Whoever gets the lock names itself, host, process and time, where others can read it."""
         taken = bool(connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": _LOCK_KEY}))
         if taken:
-            connection.execute(text("SELECT set_config('application_name', :name, false)"), {"name": _name_of_holder()})
+            connection.execute(text("SELECT set_config('application_name', :name, false)"), {"name": holder_name()})
         return taken
 
     def insert_unread(self, connection: Connection, table: Table, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -269,12 +268,10 @@ class PostgresqlDialect(PostgresqlJudging, Dialect):
     def lock_holder(self, connection: Connection) -> Holder | None:
         statement = f"SELECT a.application_name, a.pid, a.backend_start FROM pg_stat_activity a JOIN ({_HELD_LOCKS}) h ON h.pid = a.pid"
         row = connection.execute(text(statement), _LOCK_PARTS).first()
-        if row is None:
-            return None
-        named = _HOLDER.fullmatch(row.application_name or "")
-        if named is None:
-            return Holder(row.application_name or None, None, row.pid, row.backend_start)
-        return Holder(named["program"], named["host"], int(named["pid"]), datetime.fromisoformat(named["since"]))
+        return None if row is None else holder_of(row)
+
+    def wanted_alone(self, connection: Connection) -> Holder | None:
+        return whose(connection, self.live_name(connection))
 
     def unlock(self, connection: Connection) -> None:
         connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _LOCK_KEY})
@@ -287,10 +284,6 @@ class PostgresqlDialect(PostgresqlJudging, Dialect):
 
     def says_gone(self, error: BaseException) -> bool:
         return sqlstate(error) in _GONE
-
-
-def _name_of_holder() -> str:
-    return f"{application_name()} {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _pid_at_login(driver_connection: Any) -> int:

@@ -61,6 +61,7 @@ class ServerSnapshots(SnapshotStore):
 
     def __init__(self, dialect: "Dialect", url: URL, access: Access) -> None:
         super().__init__(dialect.describe(url))
+        self.url = url
         self.source = url.database or ""
         self.dialect, self.access = dialect, access
         self._mine = sha256(self.source.encode()).hexdigest()[:_DIGEST]
@@ -99,6 +100,18 @@ class ServerSnapshots(SnapshotStore):
     def drop(self, connection: Connection, name: str, *, force: bool = False) -> None:
         """Drop a copy; with ``force``, whoever is connected to it loses the connection."""
 
+    @abstractmethod
+    def is_in_use(self, connection: Connection, name: str) -> bool:
+        """Whether somebody else is connected to a database."""
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Be the only command at the copies of this database, where the migration lock is not kept throughout.
+
+        Raises ``LockNotObtained``.
+        """
+        yield
+
     def prepare_to_leave(self, connection: Connection) -> None:
         """Tell a session to go on with its statement when its client has left."""
 
@@ -121,7 +134,7 @@ class ServerSnapshots(SnapshotStore):
     async def save(self, name: str, look: Look) -> Snapshot:
         place = self.place_of(name)
         with self._failing("No snapshot was made"):
-            async with self.access.locked() as held:
+            async with self.turn(), self.access.locked() as held:
                 facts: Facts = await held.run_sync(look)
                 await self._sweep(held)
                 if place in await held.run_sync(self.databases):
@@ -137,7 +150,7 @@ class ServerSnapshots(SnapshotStore):
         assert kept.snapshot.database is not None
         name = None
         with self._failing(f"The snapshot {kept.snapshot.name} was not restored"):
-            async with self._held(check) as (held, facts):
+            async with self.turn(), self._held(check) as (held, facts):
                 if keep:
                     await self._sweep(held)
                 new = self.partial_name()
@@ -158,7 +171,7 @@ class ServerSnapshots(SnapshotStore):
 
     async def delete(self, kept: Kept, check: Check | None = None) -> None:
         with self._failing(f"The snapshot {kept.snapshot.name} was not deleted"):
-            async with self._held(check or _anything) as (held, _):
+            async with self.turn(), self._held(check or _anything) as (held, _):
                 await self._sweep(held)
                 await held.run_sync(self.drop, kept.snapshot.database or "")
 
@@ -166,6 +179,10 @@ class ServerSnapshots(SnapshotStore):
         """The database that a snapshot is, named after the one that it is of."""
         whole = f"{self.source}_snapshot_{re.sub(r'[^a-z0-9_-]', '_', name.lower())}"
         return self._cut(whole, f"_snapshot_{sha256(whole.encode()).hexdigest()[:_DIGEST]}")
+
+    def may_be_mine(self, database: str) -> bool:
+        """Whether a database is called as a snapshot of this one may be."""
+        return "_snapshot_" in database and database.lower().startswith(self._beginning(f"_snapshot_{'0' * _DIGEST}").lower())
 
     def partial_name(self) -> str:
         """A new name for a copy that is not complete, or is on its way out; the next run removes what has such a name."""
@@ -176,7 +193,11 @@ class ServerSnapshots(SnapshotStore):
         """``whole``, or where it is too long as much of its beginning as there is room for, and ``end``."""
         if len(whole.encode()) <= self.longest:
             return whole
-        return self.source.encode()[: self.longest - len(end)].decode(errors="ignore") + end
+        return self._beginning(end) + end
+
+    def _beginning(self, end: str) -> str:
+        """As much of the name of the database as there is room for before ``end``."""
+        return self.source.encode()[: self.longest - len(end)].decode(errors="ignore")
 
     @asynccontextmanager
     async def _held(self, check: Check) -> AsyncIterator[tuple[Lifted, Facts | None]]:

@@ -74,12 +74,14 @@ class Access:
     """The ways of a store to its database and server.
 
     ``locked`` opens the one connection of a run that may have no second: it holds the migration lock itself. ``open`` opens
-    another one, to the database of this name. ``timeout`` is how long, in seconds, others are waited for.
+    another one, to the database of this name. ``timeout`` is how long, in seconds, others are waited for, and ``lock_timeout``
+    those who hold a lock; None where none is to be taken.
     """
 
     locked: Callable[[], AbstractAsyncContextManager[Lifted]]
     open: Callable[[str], AbstractAsyncContextManager[Lifted]]
     timeout: float
+    lock_timeout: float | None = None
     observer: Observer | None = None
 
 
@@ -93,6 +95,10 @@ class SnapshotStore(ABC):
     @abstractmethod
     def inventory(self, connection: Connection) -> tuple[str, ...]:
         """The names of everything in the database of ``connection`` that a copy would bring along, or leave behind."""
+
+    def rights(self, connection: Connection) -> tuple[str, ...]:
+        """Who may do what in the database of ``connection``, as far as a copy brings that along and tables do not."""
+        return ()
 
     @abstractmethod
     async def kept(self) -> tuple[Kept, ...]:

@@ -223,7 +223,13 @@ class SqliteDialect(SqliteJudging, Dialect):
 
     @asynccontextmanager
     async def migration_lock(
-        self, connect: ConnectionOpener, url: URL, *, timeout: float = LOCK_TIMEOUT, observer: Observer | None = None
+        self,
+        connect: ConnectionOpener,
+        url: URL,
+        *,
+        timeout: float = LOCK_TIMEOUT,
+        observer: Observer | None = None,
+        gives_way: bool = True,
     ) -> AsyncIterator[HeldLock]:
         """Nothing to do: the migration's own BEGIN IMMEDIATE is the lock, and it ends with the process whatever happens."""
         yield HeldLock()

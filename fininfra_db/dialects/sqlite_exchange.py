@@ -8,6 +8,7 @@ to it, whichever process has it, and a process that opens it meanwhile waits (fc
 import os
 import shutil
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -48,16 +49,27 @@ def _exchange(descriptor: int, file: Path, new: Path, kept: Path | None) -> bool
     status = os.fstat(descriptor)
     shutil.copymode(file, new)
     os.chown(new, status.st_uid, status.st_gid)
-    hidden = new.with_name(f"{new.name}-before")  # until it is a file of its own: a snapshot must not change with the database
-    if kept is not None:
-        os.link(file, hidden)
-    if fcntl(descriptor, F_GETLEASE) != F_WRLCK:  # somebody opens it just now
-        hidden.unlink(missing_ok=True)
+    if kept is None:
+        return _put(descriptor, file, new)
+    os.link(file, kept)  # it has its name before it is needed; until then it is a second name of the database, and no snapshot
+    try:
+        is_done = _put(descriptor, file, new)
+    except BaseException:
+        kept.unlink()
+        raise
+    if not is_done:
+        kept.unlink()
+        return False
+    with suppress(OSError):  # it stays as readable as the database was; the exchange is done
+        kept.chmod(0o600)
+    return True
+
+
+def _put(descriptor: int, file: Path, new: Path) -> bool:
+    """The exchange itself; not while somebody opens the file just now."""
+    if fcntl(descriptor, F_GETLEASE) != F_WRLCK:
         return False
     new.replace(file)
-    if kept is not None:
-        hidden.chmod(0o600)
-        hidden.rename(kept)
     return True
 
 

@@ -75,12 +75,18 @@ def save(file: Path, name: str, facts: Facts, stop: Event) -> Snapshot:
     if name in kept_by_name(file):
         raise exists(name, f"SQLite database {file}")
     try:
+        _require_free(file, name)
         with closing(_connect(file, "mode=ro")) as source, _copy_of(source, file, stop) as copy:
             with _partial(file) as label:
                 label.write_text(write_label(name, file.name, _as_checked(facts, copy)), encoding="utf-8")
                 _sync(label)
+                _require_free(file, name)
                 label.replace(_label_of(place))
-            _publish(copy, place)
+            try:
+                _publish(copy, place)
+            except BaseException:  # a label beside what is there instead would make that a snapshot
+                _label_of(place).unlink(missing_ok=True)
+                raise
     except FileExistsError:
         raise SnapshotFailed(
             f"No snapshot {name!r} of {file} could be made: {place} is there already, and is no snapshot.", "Choose another name."
@@ -109,10 +115,27 @@ def find(file: Path) -> tuple[Kept, ...]:
     with suppress(FileNotFoundError), os.scandir(file.parent) as entries:
         for entry in entries:
             start = f"{file.name}{_MARK}"
-            if entry.name.startswith(start) and not entry.name.endswith(_LABEL):
-                kept = _recognised(file, entry.name.removeprefix(start), entry.stat().st_size)
-                found += [kept] if kept else []
+            if entry.name.startswith(start) and not entry.name.endswith(_LABEL) and not _is_same(file, Path(entry.path)):
+                with suppress(FileNotFoundError):  # it went meanwhile, or is a link that leads nowhere
+                    kept = _recognised(file, entry.name.removeprefix(start), entry.stat().st_size)
+                    found += [kept] if kept else []
     return newest_first(found)
+
+
+def _is_same(file: Path, other: Path) -> bool:
+    """Whether this is the database itself under a second name, which an exchange that was killed has left."""
+    try:
+        return other.samefile(file)
+    except OSError:
+        return False
+
+
+def _forget_second_names(file: Path) -> None:
+    """Remove them. The caller keeps everybody else off the file, so that no exchange is at work."""
+    start = f"{file.name}{_MARK}"
+    for other in list(file.parent.iterdir()):
+        if other.name.startswith(start) and not other.is_symlink() and _is_same(file, other):
+            other.unlink()
 
 
 def kept_by_name(file: Path) -> dict[str, Kept]:
@@ -127,15 +150,33 @@ def path_of(file: Path, name: str) -> Path:
 
 def _recognised(file: Path, name: str, size: int) -> Kept | None:
     """A file beside the database as a snapshot: by the form of its name, or by its label; None when it is somebody else's."""
+    automatic = _automatic(file, name, size)
+    return Kept(automatic) if automatic else _labelled(file, name, size)
+
+
+def _automatic(file: Path, name: str, size: int) -> Snapshot | None:
+    """The snapshot of a name that says when it was taken."""
+    parsed = parse_automatic(name)
+    return Snapshot(name=name, taken=parsed[0], revision=parsed[1], size=size, path=path_of(file, name)) if parsed else None
+
+
+def _labelled(file: Path, name: str, size: int) -> Kept | None:
+    """The snapshot that the label for this name tells of."""
     place = path_of(file, name)
-    if automatic := parse_automatic(name):
-        return Kept(Snapshot(name=name, taken=automatic[0], revision=automatic[1], size=size, path=place))
     try:
         label = _label_of(place).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return None
     kept = read_label(label, file.name, size, path=place)
     return kept if kept and kept.snapshot.name == name else None
+
+
+def _require_free(file: Path, name: str) -> None:
+    """Raise ``FileExistsError`` where something is in the place of a snapshot or its label; a label alone is what a kill has left."""
+    place = path_of(file, name)
+    label = _label_of(place)
+    if os.path.lexists(place) or (os.path.lexists(label) and _labelled(file, name, 0) is None):
+        raise FileExistsError
 
 
 def _label_of(place: Path) -> Path:
@@ -173,6 +214,7 @@ def restore(file: Path, name: str, timeout: float, stop: Event, *, source: Path 
             if is_done:
                 return Restored(snapshot=snapshot, kept=kept)
             with file.open("rb") as content, _locked(file, timeout, stop) as live:  # closed in this order: see _same_bytes()
+                _forget_second_names(file)
                 if keep:
                     with _copy_of(live, file, stop, content) as copy:
                         kept = _publish_automatic(copy, file, _versions(live))
@@ -194,7 +236,17 @@ def restore(file: Path, name: str, timeout: float, stop: Event, *, source: Path 
 
 def named(file: Path, name: str) -> Snapshot:
     """The snapshot of a database that is called ``name``, or whose file is. Raises ``SnapshotNotFound``."""
-    return require_found(name.rpartition(_MARK)[2], kept_by_name(file), str(file)).snapshot
+    return require_found(name_of(file, name), kept_by_name(file), str(file)).snapshot
+
+
+def name_of(file: Path, word: str) -> str:
+    """The name of a snapshot, of which ``word`` is that or the file; the file of another database is the name of none."""
+    beside, mark, name = word.rpartition(_MARK)
+    if not mark:
+        return word
+    path = Path(beside)
+    is_here = path.name == beside or path.parent.resolve() == file.parent.resolve()
+    return name if is_here and path.name == file.name else word
 
 
 def _exchanged(file: Path, source: Path, stop: Event, *, keep: bool) -> tuple[bool, Snapshot | None]:
@@ -213,11 +265,12 @@ def _exchanged(file: Path, source: Path, stop: Event, *, keep: bool) -> tuple[bo
         if checked is not None:
             checked.result()
         with _raising_unreadable(), closing(_connect(file, "mode=ro")) as live:
-            name = automatic_name("+".join(sorted(_versions(live))))
-        if not exchange(file, new, path_of(file, name) if keep else None):
+            kept = _automatic(file, automatic_name("+".join(sorted(_versions(live)))), file.stat().st_size) if keep else None
+        if not exchange(file, new, kept.path if kept else None):
             return False, None
-        _sync(file.parent)
-        return True, kept_by_name(file)[name].snapshot if keep else None
+        with suppress(OSError):  # it is done, and what keeps it from the disk must not say otherwise
+            _sync(file.parent)
+        return True, kept
 
 
 def _as_checked(facts: Facts, copy: Path) -> Facts:

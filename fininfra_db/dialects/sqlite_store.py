@@ -34,8 +34,7 @@ class SqliteSnapshots(SnapshotStore):
 
     async def named(self, name: str) -> Kept:
         """By its name, or that of its file."""
-        name = name.rpartition(".snapshot-")[2]
-        return require_found(name, sqlite_snapshots.kept_by_name(self._file), self.where)
+        return require_found(sqlite_snapshots.name_of(self._file, name), sqlite_snapshots.kept_by_name(self._file), self.where)
 
     async def save(self, name: str, look: Look) -> Snapshot:
         """The copy is made by a second connection while the first one holds the write lock."""

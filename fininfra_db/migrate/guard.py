@@ -63,9 +63,10 @@ class Assessment:
     refusal: Refusal | None
 
 
-async def assess(settings: Settings, project: Project | None, action: Action) -> Assessment:
+async def assess(settings: Settings, project: Project | None, action: Action, *, copied: str | None = None) -> Assessment:
     """Look at the database, once and without writing, and judge. Where a foreign ``env.py`` connects, the look is through it.
 
+    ``copied`` is what the database was marked as when the snapshot was made that is to be deleted.
     A database that does not exist has nothing to lose, nor has a damaged one to a snapshot, which keeps what is left of it.
     Raises ``DatabaseUnreachable``.
     """
@@ -79,7 +80,10 @@ async def assess(settings: Settings, project: Project | None, action: Action) ->
         if not isinstance(error, DatabaseMissing) and action is not RESTORE:
             raise
         looks = [(ours, Found(name=ours.dialect.database_name(ours.url)))]
-    judged = [(target, found, judge(settings, action, found, is_local=target.dialect.is_local(target.url))) for target, found in looks]
+    judged = [
+        (target, found, judge(settings, action, found, is_local=target.dialect.is_local(target.url), copied=copied))
+        for target, found in looks
+    ]
     refused = [each for each in judged if each[2]]
     if len(refused) > 1:
         raise Protected(
@@ -100,8 +104,8 @@ async def assess(settings: Settings, project: Project | None, action: Action) ->
     return Assessment(action, radius, refusal)
 
 
-def judge(settings: Settings, action: Action, found: Found, *, is_local: bool) -> Refusal | None:
-    """The rule. A protected marker always counts; the rest only where there is something to lose."""
+def judge(settings: Settings, action: Action, found: Found, *, is_local: bool, copied: str | None = None) -> Refusal | None:
+    """The rule. A protected marker always counts; the rest only where there is something to lose, as a snapshot always is."""
     marker, here = found.environment, settings.environment
     if settings.protects(marker):
         return Refusal(
@@ -111,7 +115,9 @@ def judge(settings: Settings, action: Action, found: Found, *, is_local: bool) -
         )
     if action.invents and marker is None and settings.protects(here):  # a migration would mark it so
         return Refusal(f"APP_ENV is {here}, which is protected", "If that is not where you are: correct APP_ENV.", is_final=True)
-    if action is MARK or not found.has_tables:
+    if settings.protects(copied):
+        return Refusal(f"the snapshot is of a database that was marked {copied}, which is protected", "If not: leave it where it is.")
+    if action is MARK or not (found.has_tables or action is DELETE):
         return None
     if settings.protects(here):
         return Refusal(f"APP_ENV is {here}, which is protected", "If that is not where you are: correct APP_ENV.")

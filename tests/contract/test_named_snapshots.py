@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import pytest
 from sqlalchemy import text
 
 from fininfra_db.connections import lone_connection, migration_lock, open_connection
+from fininfra_db.database import Database
 from fininfra_db.dialects import target_of
+from fininfra_db.dialects.sqlite_snapshots import path_of
 from fininfra_db.errors import (
     DatabaseInUse,
     LockNotObtained,
@@ -82,7 +85,7 @@ async def open_shop(project: Project) -> None:
     )
 
 
-async def remove_copies(project: Project) -> None:
+async def remove_copies(project: Project, *, patience: float | None = 0.1) -> None:
     """Drop the database and every copy that was made of it, all at once: a server needs as long for one as for many."""
     target = target_of(project.settings())
     if not target.dialect.features.has_server:
@@ -93,7 +96,7 @@ async def remove_copies(project: Project) -> None:
     mine = [name for name in found if name.startswith(str(target.url.database)[:20])]
     quote = "`" if project.dialect == "mysql" else '"'
     urls = [target.url.set(database=f"{quote}{name}{quote}").render_as_string(hide_password=False) for name in mine]
-    await asyncio.gather(*map(drop_database, urls))
+    await asyncio.gather(*(drop_database(url, patience=patience) for url in urls))
 
 
 async def owners(project: Project) -> list[tuple[Any, ...]]:
@@ -197,6 +200,43 @@ async def test_the_guard_is_asked(shop: Project) -> None:
     await database.delete_snapshot("one", confirm_database=name)
 
 
+async def test_the_mark_is_of_the_place(shop: Project) -> None:
+    """One that was taken away stays away; a database that is gone has none to keep, and the snapshot's counts."""
+    database = shop.database()
+    await database.set_environment("development")
+    await database.save_snapshot("one")
+    await database.set_environment("none")
+    kept = (await database.restore_snapshot("one")).kept
+    assert (await database.environment()).environment is None
+    await database.set_environment("development")
+    assert kept is not None
+    await database.restore_snapshot(kept.name)
+    assert (await database.environment()).environment == "development"
+    if shop.dialect == "sqlite":
+        sqlite_file(shop).unlink()
+    else:
+        await drop_database(shop.url, patience=None)
+    await database.restore_snapshot("one")
+    assert (await database.environment()).environment == "development"
+
+
+async def test_a_snapshot_is_guarded_when_its_database_is_gone(sqlite_shop: Project) -> None:
+    """By where the command believes to be, and by the mark that the snapshot was made with."""
+    await sqlite_shop.database().save_snapshot("one")
+    await sqlite_shop.database().set_environment("production")
+    await sqlite_shop.database().save_snapshot("two")
+    file = sqlite_file(sqlite_shop)
+    file.unlink()
+    with pytest.raises(Protected, match="APP_ENV is production"):
+        await sqlite_shop.database(APP_ENV="production").delete_snapshot("one")
+    with pytest.raises(Protected, match="was marked production"):
+        await sqlite_shop.database().delete_snapshot("two")
+    assert set(await names(sqlite_shop)) == {"one", "two"}
+    await sqlite_shop.database().delete_snapshot("one")
+    await sqlite_shop.database().delete_snapshot("two", confirm_database=file.name)
+    assert await names(sqlite_shop) == []
+
+
 async def test_the_migration_lock_is_waited_for(shop: Project) -> None:
     await shop.database().save_snapshot("one")
     impatient = shop.database()
@@ -209,8 +249,6 @@ async def test_the_migration_lock_is_waited_for(shop: Project) -> None:
 
 
 def impatient_settings(project: Project) -> Settings:
-    from dataclasses import replace
-
     return replace(project.settings(), lock_timeout=0.0)
 
 
@@ -219,6 +257,20 @@ async def holding_the_lock(project: Project) -> AsyncIterator[None]:
     async with lone_connection(project.settings()) as connection:
         await connection.run_sync(lambda sync: sync.execute(text("SELECT 1")))
         yield
+
+
+async def test_commands_at_once_end_one_after_the_other(server_shop: Project) -> None:
+    """None waits for another that waits for it, and none removes the copy that another is about to put in place."""
+    await server_shop.database().save_snapshot("one")
+    await change(server_shop)
+    settings = replace(server_shop.settings(), lock_timeout=20.0)
+    databases = [Database(settings) for _ in range(5)]
+    await asyncio.gather(
+        *(database.restore_snapshot("one") for database in databases[:3]), databases[3].save_snapshot("two"), databases[4].upgrade()
+    )
+    assert await owners(server_shop) == BEFORE
+    assert {"one", "two"} < set(await names(server_shop))
+    assert not [name for name in await databases_of(server_shop) if "_partial_" in name]
 
 
 async def test_a_database_that_is_gone_comes_back(server_shop: Project) -> None:
@@ -318,6 +370,7 @@ async def test_postgresql_keeps_what_belongs_to_the_database(postgresql_project:
         f'ALTER DATABASE {name} OWNER TO "{role}"',
         f"ALTER DATABASE {name} SET search_path TO public, \"a b\", 'c''d'",
         f'ALTER ROLE "{role}" IN DATABASE {name} SET statement_timeout TO "1234ms"',
+        f'ALTER ROLE "{role}" IN DATABASE {name} SET role TO pg_monitor',
         f"ALTER DATABASE {name} CONNECTION LIMIT 42",
         f"REVOKE CONNECT ON DATABASE {name} FROM PUBLIC",
         f'GRANT CREATE ON DATABASE {name} TO "{role}" WITH GRANT OPTION',
@@ -335,6 +388,36 @@ async def test_postgresql_keeps_what_belongs_to_the_database(postgresql_project:
     assert [row[:2] + row[3:] for row in after] == [row[:2] + row[3:] for row in before]
     await project.execute(f'REASSIGN OWNED BY "{role}" TO CURRENT_USER', f'DROP OWNED BY "{role}"', f'DROP ROLE "{role}"')
     await remove_copies(project)
+
+
+@pytest.fixture
+async def owner_project(postgresql_project: Project) -> AsyncIterator[Project]:
+    """A project whose login is no superuser, and may create databases."""
+    project, role = postgresql_project, f"{target_of(postgresql_project.settings()).url.database}_owner"
+    url = target_of(project.settings()).url
+    maintenance = Project(project.dialect, project.root, str(url.set(database="postgres").render_as_string(hide_password=False)))
+    await maintenance.execute(f"CREATE ROLE {role} LOGIN CREATEDB PASSWORD 'secret'")
+    yield Project(
+        project.dialect, project.root, url.set(username=role, password="secret").render_as_string(hide_password=False), project.environ
+    )
+    await remove_copies(project, patience=None)
+    await maintenance.execute(f"DROP ROLE {role}")
+
+
+async def test_postgresql_takes_no_superuser(owner_project: Project) -> None:
+    """A session of another login is seen, too, although not all of it."""
+    await open_shop(owner_project)
+    database = owner_project.database()
+    await database.save_snapshot("one")
+    await change(owner_project)
+    assert (await database.restore_snapshot("one")).kept is not None
+    assert await owners(owner_project) == BEFORE
+    database.settings = impatient_settings(owner_project)
+    superuser = target_of(owner_project.settings()).url.set(username="postgres").render_as_string(hide_password=False)
+    async with open_connection(owner_project.settings(SQL_URL=superuser), "application") as other:
+        pid = await other.scalar(text("SELECT pg_backend_pid()"))
+        with pytest.raises(DatabaseInUse, match=f"pid {pid} "):
+            await database.save_snapshot("two")
 
 
 async def test_a_database_whose_name_is_as_long_as_can_be(server_project: Project) -> None:
@@ -357,6 +440,25 @@ async def mysql_shop(mysql_project: Project) -> AsyncIterator[Project]:
     await open_shop(mysql_project)
     yield mysql_project
     await remove_copies(mysql_project)
+
+
+async def test_mysql_passes_over_what_only_looks_like_a_snapshot(mysql_shop: Project) -> None:
+    """A table of another one's that is called like a label; and a database of routines only is not free."""
+    database = mysql_shop.database()
+    source = target_of(mysql_shop.settings()).url.database
+    elsewhere, alike, routines = f"a_{source}", f"{source}_snapshot_alike", f"{source}_snapshot_two"
+    await mysql_shop.execute(
+        *(f"CREATE DATABASE {name}" for name in (elsewhere, alike, routines)),
+        *(f"CREATE TABLE {name}.fininfra_snapshot (id INT)" for name in (elsewhere, alike)),
+        f"CREATE FUNCTION {routines}.f() RETURNS INT DETERMINISTIC RETURN 1",
+    )
+    try:
+        await database.save_snapshot("one")
+        with pytest.raises(SnapshotExists):
+            await database.save_snapshot("two")
+        assert await names(mysql_shop) == ["one"]
+    finally:
+        await mysql_shop.execute(f"DROP DATABASE {elsewhere}")
 
 
 @pytest.mark.parametrize(
@@ -414,6 +516,78 @@ async def test_sqlite_exchanges_only_a_file_that_nobody_has_open(sqlite_shop: Pr
     if sys.platform == "linux":
         assert file.stat().st_ino != before.st_ino == kept.path.stat().st_ino
     assert (file.stat().st_mode & 0o777, kept.path.stat().st_mode & 0o777) == (0o640, 0o600)
+
+
+async def test_sqlite_leaves_files_of_others_alone(sqlite_shop: Project) -> None:
+    """A file in the place of a snapshot or of its label, and links that lead nowhere."""
+    database, file = sqlite_shop.database(), sqlite_file(sqlite_shop)
+    await database.save_snapshot("one")
+    theirs = [path_of(file, "x"), path_of(file, "y.json")]
+    for each in theirs:
+        each.write_text("hello", encoding="utf-8")
+    path_of(file, "z").symlink_to("nowhere")
+    for name in ("x", "y", "z"):
+        with pytest.raises(SnapshotFailed, match="is no snapshot"):
+            await database.save_snapshot(name)
+        assert await names(sqlite_shop) == ["one"]
+        with pytest.raises(SnapshotNotFound):
+            await database.delete_snapshot(name)
+    assert [each.read_text(encoding="utf-8") for each in theirs] == ["hello", "hello"]
+
+
+async def test_sqlite_takes_the_file_of_a_snapshot_for_its_name(sqlite_shop: Project) -> None:
+    database, file = sqlite_shop.database(), sqlite_file(sqlite_shop)
+    saved = (await database.save_snapshot("one")).snapshot
+    for other in (f"other.db{path_of(file, 'one').name.removeprefix(file.name)}", str(file.parent / "else" / path_of(file, "one").name)):
+        with pytest.raises(SnapshotNotFound):
+            await database.delete_snapshot(other)
+    await database.restore_snapshot(path_of(file, "one").name)
+    assert (await database.delete_snapshot(str(saved.path))).snapshot.name == "one"
+
+
+EXCHANGING = """
+import asyncio, os, signal
+from fininfra_db.database import Database
+from fininfra_db.dialects import sqlite_exchange
+from fininfra_db.settings import load_settings
+
+def watched(descriptor, file, new):
+    {before}
+    done = original(descriptor, file, new)
+    {after}
+    return done
+
+original, sqlite_exchange._put = sqlite_exchange._put, watched
+asyncio.run(Database(load_settings()).restore_snapshot("one"))
+"""
+
+
+def exchange_killed(project: Project, *, before: str = "", after: str = "") -> None:
+    environment = clean_environment() | project.environ | {"SQL_URL": project.url}
+    command = [sys.executable, "-c", EXCHANGING.format(before=before, after=after)]
+    done = subprocess.run(command, cwd=project.root, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells who has a file open")
+async def test_sqlite_exchange_that_is_killed_hides_nothing(sqlite_shop: Project) -> None:
+    """What was there is a snapshot as soon as something else is; until then its second name is none."""
+    database = sqlite_shop.database()
+    await database.save_snapshot("one")
+    await change(sqlite_shop)
+    exchange_killed(sqlite_shop, before="os.kill(os.getpid(), signal.SIGKILL)")
+    assert await names(sqlite_shop) == ["one"]
+    assert await owners(sqlite_shop) == [(7, "new")]
+    first = (await database.restore_snapshot("one")).kept
+    assert first is not None
+    assert sqlite_file(sqlite_shop).stat().st_nlink == 1, "the second name is gone"
+    await change(sqlite_shop)
+    exchange_killed(sqlite_shop, after="os.kill(os.getpid(), signal.SIGKILL)")
+    assert await owners(sqlite_shop) == BEFORE
+    found = await names(sqlite_shop)
+    assert len(found) == 3
+    await database.restore_snapshot(found[0])
+    assert await owners(sqlite_shop) == [(7, "new")]
 
 
 def sqlite_file(project: Project) -> Path:

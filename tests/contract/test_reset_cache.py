@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import make_url, text
 
-from fininfra_db.connections import open_connection
+from fininfra_db.connections import open_connection, snapshots_of
 from fininfra_db.data.request import SeedRequest
 from fininfra_db.errors import DatabaseAhead
 from fininfra_db.migrate.authoring import Draft
@@ -265,3 +265,36 @@ async def test_postgresql_builds_while_somebody_is_connected(postgresql_project:
     await asyncio.sleep(0)
     assert (await reset(project)).cached is not None
     await remove_copies(project)
+
+
+async def test_postgresql_keeps_what_a_copy_would_lose(postgresql_project: Project) -> None:
+    """What is in a database beside its tables, and who may do what there; until it is as it was again."""
+    project = postgresql_project
+    await reset(project)
+    for made, undone, word in (
+        ("CREATE COLLATION theirs (locale = 'C')", "DROP COLLATION theirs", "collation theirs"),
+        ("CREATE FOREIGN DATA WRAPPER theirs", "DROP FOREIGN DATA WRAPPER theirs", "foreign data wrapper theirs"),
+        ("GRANT CREATE ON SCHEMA public TO pg_monitor", "REVOKE ALL ON SCHEMA public FROM pg_monitor", "rights"),
+        (
+            "ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO pg_monitor",
+            "ALTER DEFAULT PRIVILEGES REVOKE SELECT ON TABLES FROM pg_monitor",
+            "rights",
+        ),
+    ):
+        await project.execute(made)
+        assert await _reason(project) == word
+        await project.execute(undone)
+        assert await _reason(project) is None
+    await remove_copies(project)
+
+
+async def _reason(project: Project) -> str | None:
+    """Why the copy would not be used, without the seconds of building."""
+    store = snapshots_of(project.settings())
+    (copy,) = await store.kept()
+    async with open_connection(project.settings(), "reading") as connection:
+        present = set(await connection.run_sync(store.inventory))
+        rights = set(await connection.run_sync(store.rights))
+    if others := present - set(copy.notes["inventory"]):
+        return others.pop()
+    return None if rights == set(copy.notes["rights"]) else "rights"
