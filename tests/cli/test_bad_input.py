@@ -390,14 +390,14 @@ def test_a_wrong_password(project: Project, login: str) -> None:
 @pytest.mark.parametrize("project", ["postgresql"], indirect=True)
 def test_an_unknown_login(project: Project) -> None:
     """PostgreSQL here trusts every role that there is, whatever its password."""
-    project.run("init")
+    asyncio.run(project.database().init())
     unknown = make_url(project.url).set(username="fininfra_nobody", password=CANARY).render_as_string(hide_password=False)
     ends_well(project, Case("setup-and-migrate", 6, "database-unreachable", "fininfra_nobody", environ=url(unknown)))
 
 
 @pytest.mark.parametrize("project", ["postgresql"], indirect=True)
 def test_a_database_that_may_not_be_created(project: Project) -> None:
-    project.run("init")
+    asyncio.run(project.database().init())
     name = f"fininfra_{uuid.uuid4().hex[:8]}"
     root = Project(project.dialect, project.root, make_url(project.url).set(database="postgres").render_as_string(hide_password=False))
     asyncio.run(root.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{CANARY}'"))
@@ -410,7 +410,7 @@ def test_a_database_that_may_not_be_created(project: Project) -> None:
 
 @pytest.mark.parametrize("project", LOCAL_SERVERS, indirect=True)
 def test_a_database_that_is_missing_is_not_created_by_chance(project: Project) -> None:
-    project.run("init")
+    asyncio.run(project.database().init())
     add_revision(project, "aaaa1111", None)
     lines = ("current", "upgrade", "create-tables", "seed")
     assert ends(project, *lines) == dict.fromkeys(lines, (6, "database-missing"))

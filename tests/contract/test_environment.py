@@ -132,7 +132,8 @@ async def test_there_is_no_marker_where_there_is_no_database(project: Project) -
     assert files_of(project.root) == before
 
 
-async def test_the_command_line_shows_and_sets(project: Project) -> None:
+async def test_the_command_line_shows_and_sets(sqlite_project: Project) -> None:
+    project = sqlite_project
     await start(project)
     before = files_of(project.root)
     shown = project.run("environment", "show")
@@ -404,14 +405,15 @@ async def test_the_blast_radius_is_told_and_returned(project: Project) -> None:
     assert (await project.database().reset()).blast_radius == replace(radius, rows={}, newest_write=None)
 
 
-async def test_the_command_line_tells_what_is_at_stake(project: Project) -> None:
+async def test_the_command_line_tells_what_is_at_stake(sqlite_project: Project) -> None:
+    project = sqlite_project
     await start(project)
     words = "This database holds 3 rows: sales 2, shops 1; newest write 2026-03-01 12:30:00 UTC."
     done = project.run("downgrade", "base")
     assert done.returncode == 0
     assert words in done.stderr
     assert "(from SQL_URL in environment)" in done.stderr
-    project.run("upgrade", "-q")
+    await project.database().upgrade()
     await project.execute(*ROWS)
     code, document = project.answer("reset")
     assert (code, "3 rows: sales 2, shops 1" in document["error"]["message"]) == (4, True)
@@ -514,7 +516,12 @@ async def test_a_reset_that_is_interrupted_after_the_drop_names_what_is_gone(pro
     assert set(told[-1].tables) == TABLES
 
 
-@pytest.mark.parametrize("words", [("-q",), ("--json",)], ids=" ".join)
+@pytest.mark.parametrize(
+    ("project", "words"),
+    [("sqlite", ("-q",)), ("sqlite", ("--json",)), ("postgresql", ("--json",)), ("mysql", ("-q",))],
+    indirect=["project"],
+    ids=["sqlite -q", "sqlite --json", "postgresql --json", "mysql -q"],
+)
 async def test_ctrl_c_after_the_drop_names_what_is_gone_on_stderr(project: Project, words: tuple[str, ...]) -> None:
     await start(project)
     started = project.root / "started"
