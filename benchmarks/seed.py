@@ -218,9 +218,12 @@ def _dump(url: str) -> tuple[str, ...]:
 
 def _export_mariadb(url: str, file: Path) -> None:
     query = f"SELECT {_COLUMNS} FROM transactions ORDER BY id"
-    with file.open("wb") as output:
-        subprocess.run((*_mysql(url), "--batch", "--skip-column-names", "--raw", _name(url), "-e", query), check=True, stdout=output)
-    file.write_bytes(file.read_bytes().replace(b"\tNULL\t", b"\t\\N\t"))
+    client = (*_mysql(url), "--quick", "--batch", "--skip-column-names", "--raw", _name(url), "-e", query)
+    with file.open("wb") as output, subprocess.Popen(client, stdout=subprocess.PIPE) as exporting:
+        assert exporting.stdout is not None
+        output.writelines(line.replace(b"\tNULL\t", b"\t\\N\t") for line in exporting.stdout)  # this process stays small
+    if exporting.returncode:
+        raise subprocess.CalledProcessError(exporting.returncode, client)
     _require(*_mysql(url), _name(url), "-e", "TRUNCATE transactions")
 
 
