@@ -195,7 +195,7 @@ def _errors_in_words(settings: Settings) -> Iterator[None]:
         yield
     except FininfraDbError:
         raise
-    except Exception as error:
+    except Exception as error:  # drivers raise what they like, from OSError to classes of their own
         target = target_of(settings)
         known = target.dialect.connection_error(error, target.url)
         raise type(known)(settings.redact(known.message), known.hint) from None

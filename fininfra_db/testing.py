@@ -149,7 +149,7 @@ class PrivateDatabases(ABC):
     async def _removed_on_failure(self, database: Database) -> AsyncIterator[None]:
         try:
             yield
-        except BaseException:
+        except BaseException:  # an interrupted session of pytest leaves nothing on the server either
             self._begin_to_remove(database)
             raise
 

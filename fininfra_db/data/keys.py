@@ -78,7 +78,7 @@ async def _together(first: Coroutine[Any, Any, A], second: Coroutine[Any, Any, B
     try:
         async with asyncio.TaskGroup() as group:
             tasks = group.create_task(first), group.create_task(second)
-    except BaseExceptionGroup as errors:
+    except BaseExceptionGroup as errors:  # of two that fail at once, either explains the end of the run
         raise errors.exceptions[0] from None
     return tasks[0].result(), tasks[1].result()
 

@@ -104,7 +104,7 @@ class MysqlSnapshots(ServerSnapshots):
                 _write_label(connection, self.source, label)
             try:
                 _move(connection, moves, self.access.timeout)
-            except BaseException:
+            except BaseException:  # an interruption too: a label in the live database would make it a snapshot
                 connection.exec_driver_sql(f"DROP TABLE IF EXISTS {_of(connection, self.source, _LABEL)}")
                 raise
             self.drop(connection, new)

@@ -250,7 +250,7 @@ def _transaction(connection: Connection) -> Iterator[None]:
     connection.exec_driver_sql("BEGIN")
     try:
         yield
-    except BaseException:
+    except BaseException:  # an interruption too: the connection goes on to be used for what is put right
         connection.exec_driver_sql("ROLLBACK")
         raise
     connection.exec_driver_sql("COMMIT")

@@ -53,16 +53,13 @@ def _exchange(descriptor: int, file: Path, new: Path, kept: Path | None) -> bool
         return _put(descriptor, file, new)
     os.link(file, kept)  # it has its name before it is needed; until then it is a second name of the database, and no snapshot
     try:
-        is_done = _put(descriptor, file, new)
-    except BaseException:
-        kept.unlink()
-        raise
-    if not is_done:
-        kept.unlink()
-        return False
-    with suppress(OSError):  # it stays as readable as the database was; the exchange is done
-        kept.chmod(0o600)
-    return True
+        return _put(descriptor, file, new)
+    finally:  # whatever ended it, an interruption after the exchange too: then this is the only name of what was there
+        if kept.samefile(file):
+            kept.unlink()
+        else:
+            with suppress(OSError):  # it stays as readable as the database was; the exchange is done
+                kept.chmod(0o600)
 
 
 def _put(descriptor: int, file: Path, new: Path) -> bool:

@@ -307,8 +307,7 @@ asyncio.run(getattr(Database(load_settings()), verb)("one"))
 def kill(project: Project, step: str, when: str, verb: str) -> None:
     environment = clean_environment() | project.environ | {"SQL_URL": project.url}
     command = [sys.executable, "-c", KILLED, project.dialect, step, when, verb]
-    done = subprocess.run(command, cwd=project.root, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    return subprocess.run(command, cwd=project.root, env=environment, capture_output=True, text=True, check=False).returncode
 
 
 async def test_kill_9_leaves_the_old_or_the_new_and_the_next_run_cleans_up(server_shop: Project) -> None:
@@ -562,11 +561,11 @@ asyncio.run(Database(load_settings()).restore_snapshot("one"))
 """
 
 
-def exchange_killed(project: Project, *, before: str = "", after: str = "") -> None:
+def exchange_ended(project: Project, *, before: str = "", after: str = "") -> int:
+    """Restore the snapshot ``one`` in a process that is ended before or after the exchange; how it ended."""
     environment = clean_environment() | project.environ | {"SQL_URL": project.url}
     command = [sys.executable, "-c", EXCHANGING.format(before=before, after=after)]
-    done = subprocess.run(command, cwd=project.root, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    return subprocess.run(command, cwd=project.root, env=environment, capture_output=True, text=True, check=False).returncode
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells who has a file open")
@@ -575,18 +574,30 @@ async def test_sqlite_exchange_that_is_killed_hides_nothing(sqlite_shop: Project
     database = sqlite_shop.database()
     await database.save_snapshot("one")
     await change(sqlite_shop)
-    exchange_killed(sqlite_shop, before="os.kill(os.getpid(), signal.SIGKILL)")
+    assert exchange_ended(sqlite_shop, before="os.kill(os.getpid(), signal.SIGKILL)") == -signal.SIGKILL
     assert await names(sqlite_shop) == ["one"]
     assert await owners(sqlite_shop) == [(7, "new")]
     first = (await database.restore_snapshot("one")).kept
     assert first is not None
     assert sqlite_file(sqlite_shop).stat().st_nlink == 1, "the second name is gone"
     await change(sqlite_shop)
-    exchange_killed(sqlite_shop, after="os.kill(os.getpid(), signal.SIGKILL)")
+    assert exchange_ended(sqlite_shop, after="os.kill(os.getpid(), signal.SIGKILL)") == -signal.SIGKILL
     assert await owners(sqlite_shop) == BEFORE
     found = await names(sqlite_shop)
     assert len(found) == 3
     await database.restore_snapshot(found[0])
+    assert await owners(sqlite_shop) == [(7, "new")]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells who has a file open")
+async def test_sqlite_exchange_that_is_interrupted_keeps_what_was_there(sqlite_shop: Project) -> None:
+    database = sqlite_shop.database()
+    await database.save_snapshot("one")
+    await change(sqlite_shop)
+    assert exchange_ended(sqlite_shop, after="raise KeyboardInterrupt") != 0
+    assert await owners(sqlite_shop) == BEFORE
+    (kept,) = set(await names(sqlite_shop)) - {"one"}
+    await database.restore_snapshot(kept)
     assert await owners(sqlite_shop) == [(7, "new")]
 
 
